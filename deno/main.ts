@@ -1,0 +1,163 @@
+/**
+ * The stdio server: JSON-RPC requests in, replies out. The only file that touches stdin and stdout, and the only one
+ * that ends the process. `rlm_wasm/sandbox/wire.py` lists the methods.
+ *
+ * @module
+ */
+
+import { ErrorCode, fields, Peer, RpcError } from "./peer.ts";
+import { Sandbox, SandboxDead, type Settings } from "./sandbox.ts";
+import { PROTOCOL } from "./wire.ts";
+
+type Fields = Record<string, unknown>;
+
+let sandbox: Sandbox | null = null;
+
+function write(bytes: Uint8Array): void {
+  for (let sent = 0; sent < bytes.length;) sent += Deno.stdout.writeSync(bytes.subarray(sent));
+}
+
+const peer = new Peer({ read: (into) => Deno.stdin.read(into), write }, (method, params) => {
+  const handler = methods[method];
+  if (!handler) throw new RpcError(ErrorCode.methodNotFound, `there is no method ${JSON.stringify(method)}`);
+  return handler(params === undefined ? {} : fields(params, "params"));
+});
+
+function text(params: Fields, name: string): string {
+  const value = params[name];
+  if (typeof value === "string") return value;
+  throw new RpcError(ErrorCode.invalidParams, `${name}: a string is wanted`);
+}
+
+function number(params: Fields, name: string, otherwise: number): number {
+  const value = params[name] ?? otherwise;
+  if (typeof value === "number" && value > 0) return value;
+  throw new RpcError(ErrorCode.invalidParams, `${name}: a number above 0 is wanted`);
+}
+
+function checkProtocol(params: Fields): void {
+  if (params.protocol === PROTOCOL) return;
+  const message = `this sandbox speaks protocol ${PROTOCOL}, not ${JSON.stringify(params.protocol)}`;
+  throw new RpcError(ErrorCode.wrongProtocol, message, { protocol: PROTOCOL });
+}
+
+function settings(params: Fields): Settings {
+  const functions = params.functions ?? [];
+  if (!Array.isArray(functions) || !functions.every((name) => /^[A-Za-z_][A-Za-z0-9_]*$/.test(name))) {
+    throw new RpcError(ErrorCode.invalidParams, "functions: a list of Python names is wanted");
+  }
+  return {
+    functions,
+    output_chars: number(params, "output_chars", 10_000),
+    output_words: params.output_words == null ? null : number(params, "output_words", 1),
+  };
+}
+
+/** What must fail in a process that holds no permission; in words, what did not. */
+async function findPermissions(): Promise<string[]> {
+  const holes: string[] = [];
+  for (const name of ["read", "write", "net", "env", "run", "ffi", "sys", "import"] as Deno.PermissionName[]) {
+    if (Deno.permissions.querySync({ name }).state !== "denied") holes.push(`the permission ${name} is not denied`);
+  }
+  const attempts: [string, () => unknown][] = [
+    ["a file can be read", () => Deno.readFileSync("/")],
+    ["a connection can be made", async () => (await Deno.connect({ port: 9 })).close()],
+  ];
+  for (const [hole, attempt] of attempts) {
+    try {
+      await attempt();
+      holes.push(hole);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotCapable)) holes.push(`${hole} (${(error as Error).name})`);
+    }
+  }
+  return holes;
+}
+
+/** Answer with what went wrong, then end: a process whose jail is dead or does not hold serves nobody. */
+function endWith(code: number, error: unknown): never {
+  queueMicrotask(() => setTimeout(() => Deno.exit(3), 0));
+  throw new RpcError(code, String((error as Error)?.message ?? error));
+}
+
+function required(): Sandbox {
+  if (sandbox) return sandbox;
+  throw new RpcError(ErrorCode.invalidParams, "initialize first");
+}
+
+async function alive<Result>(job: Promise<Result>): Promise<Result> {
+  try {
+    return await job;
+  } catch (error) {
+    const unresponsive = error instanceof SandboxDead && error.unresponsive;
+    return endWith(unresponsive ? ErrorCode.unresponsive : ErrorCode.died, error);
+  }
+}
+
+const host = {
+  async call(request: string): Promise<string> {
+    try {
+      const reply = fields(await peer.request("call", { request }), "the reply to a call");
+      return JSON.stringify({ value: text(reply, "value") });
+    } catch (error) {
+      const limit = error instanceof RpcError && error.code === ErrorCode.limitReached;
+      const partial = limit && error.data ? (error.data as Fields).partial : undefined;
+      return JSON.stringify({ kind: limit ? "limit" : "function", message: (error as Error).message, partial });
+    }
+  },
+  printed: (stream: string, text: string) => peer.notify("printed", { stream, text }),
+  final: (value: string) => peer.notify("final", { value }),
+};
+
+const methods: Record<string, (params: Fields) => unknown> = {
+  async initialize(params) {
+    checkProtocol(params);
+    if (sandbox) throw new RpcError(ErrorCode.invalidParams, "initialized already");
+    const chosen = settings(params);
+    const image = params.image == null ? null : peer.takeBlob(params.image);
+    const holes = await findPermissions();
+    if (holes.length > 0) return endWith(ErrorCode.notSafe, `the process is not sealed: ${holes.join("; ")}`);
+    try {
+      sandbox = await Sandbox.boot(host, chosen, image);
+    } catch (error) {
+      return endWith(ErrorCode.notSafe, error);
+    }
+    return { protocol: PROTOCOL, deno: Deno.version.deno, v8: Deno.version.v8 };
+  },
+  async make_image(params) {
+    checkProtocol(params);
+    const image = peer.sendBlob(await Sandbox.makeImage());
+    return { protocol: PROTOCOL, image };
+  },
+  async load(params) {
+    const kind = text(params, "kind");
+    if (!["text", "bytes", "value"].includes(kind)) {
+      throw new RpcError(ErrorCode.invalidParams, 'kind: "text", "bytes" or "value" is wanted');
+    }
+    const inline = params.blob === undefined;
+    const bytes = inline ? new TextEncoder().encode(text(params, "text")) : peer.takeBlob(params.blob);
+    await alive(required().load(text(params, "name"), kind, bytes));
+    return {};
+  },
+  async execute(params) {
+    const outcome = await alive(required().execute(text(params, "code"), number(params, "timeout", 60)));
+    return { ...JSON.parse(outcome.result), timed_out: outcome.timedOut, seconds: outcome.seconds };
+  },
+  async get(params) {
+    const reply = JSON.parse(await alive(required().get(text(params, "name"))));
+    if ("error" in reply) throw new RpcError(ErrorCode.invalidParams, String(reply.error));
+    return reply;
+  },
+  interrupt: () => required().interrupt(),
+  ping: () => ({}),
+  shutdown: () => void setTimeout(() => Deno.exit(0), 0),
+};
+
+try {
+  await peer.serve();
+  Deno.exit(0);
+} catch (error) {
+  // the only words ever written to stderr: a host that shows the tail of it sees why
+  Deno.stderr.writeSync(new TextEncoder().encode(`${(error as Error).message}\n`));
+  Deno.exit(2);
+}

@@ -1,0 +1,349 @@
+"""The Python that runs inside the sandbox: cells, tracebacks, host functions, FINAL.
+
+It is executed once, when a memory image is made or a sandbox is booted without one, and holds nothing of JavaScript
+then: `connect` hands it the three JavaScript functions afterwards. Nothing here is a defence. The code of a cell can
+reach and change all of it; what holds the prisoner is outside (deno/realm.ts, deno/sandbox.ts, the host).
+"""
+
+import ast
+import asyncio
+import builtins
+import inspect
+import json
+import linecache
+import os
+import random
+import re
+import sys
+import time
+import traceback
+import warnings
+
+import rlm_values
+from pyodide.ffi import run_sync
+from rlm_output import Output, Stream
+
+namespace = sys.modules["__main__"].__dict__
+MAX_ERROR_CHARS = 8_000
+MAX_NAMES = 256
+
+
+class FunctionError(RuntimeError):
+    """A host function failed."""
+
+    __module__ = "__main__"
+
+
+class LimitExceeded(RuntimeError):
+    """A limit of the run is reached. `partial` holds the replies that were still had, None where there is none."""
+
+    __module__ = "__main__"
+    partial = None
+
+
+class Bridge:
+    """What JavaScript gave: set by `connect`, empty while an image is made."""
+
+    call = None
+    emit = None
+    sleep = None
+    finish = None
+
+
+class Cell:
+    """What is true of the cell that runs now."""
+
+    output = None
+    max_chars = 10_000
+    max_words = None
+
+
+stdout, stderr = Stream("stdout"), Stream("stderr")
+reserved = set()
+
+
+def connect(call, emit, sleep, finish, settings):
+    """Install the bridge. `settings` is a JSON text: functions, output_chars, output_words."""
+    settings = json.loads(settings)
+    Bridge.call, Bridge.emit, Bridge.sleep, Bridge.finish = call, emit, sleep, finish
+    Cell.max_chars, Cell.max_words = settings["output_chars"], settings["output_words"]
+    sys.stdout, sys.stderr = stdout, stderr
+    # the state in the image is the same for all sandboxes that start from it
+    random.seed(os.urandom(32))
+    for name in settings["functions"]:
+        reserve(name, host_function(name))
+
+
+def reserve(name, value):
+    reserved.add(name)
+    namespace[name] = value
+
+
+def wait(promise):
+    """Block this stack until `promise` resolves; the host meanwhile answers other stacks."""
+    answer = run_sync(promise)
+    if answer is None:
+        raise KeyboardInterrupt
+    return answer
+
+
+def host_function(name):
+    def function(*args, **kwargs):
+        request = rlm_values.encode([name, list(args), kwargs])
+        return answered(json.loads(wait(Bridge.call(request))))
+
+    function.__name__ = function.__qualname__ = name
+    return function
+
+
+def answered(reply):
+    if "value" in reply:
+        return rlm_values.decode(reply["value"])
+    if reply["kind"] == "limit":
+        error = LimitExceeded(reply["message"])
+        if reply.get("partial") is not None:
+            error.partial = rlm_values.decode(reply["partial"])
+        raise error
+    raise FunctionError(reply["message"])
+
+
+# --- names that every cell has -------------------------------------------------------------------------------------
+
+
+def FINAL(value):
+    """Give `value` as the answer. The first one counts."""
+    Bridge.finish(rlm_values.encode(value))
+
+
+class Listing(str):
+    """Text that a bare expression shows as it is."""
+
+    def __repr__(self):
+        return str(self)
+
+
+def SHOW_VARS():
+    """The variables that exist, one a line: name, type and size."""
+    lines = [f"{name}: {described(namespace[name])}" for name in user_names()]
+    return Listing("\n".join(lines) or "(no variables yet)")
+
+
+def described(value):
+    kind = type(value).__name__
+    if isinstance(value, (str, bytes, bytearray)):
+        return f"{kind} of {len(value):,} {'characters' if isinstance(value, str) else 'bytes'}"
+    if isinstance(value, (list, tuple, set, frozenset, dict)):
+        return f"{kind} of {len(value):,} items"
+    return kind
+
+
+def user_names():
+    return [
+        name
+        for name, value in list(namespace.items())
+        if isinstance(name, str) and not name.startswith("_") and name not in reserved and not inspect.ismodule(value)
+    ]
+
+
+def end_cell(code=None):
+    """Stands for exit(), quit() and os._exit(): ends the cell, not the interpreter."""
+    raise SystemExit(code)
+
+
+def no_input(prompt=""):
+    raise EOFError("there is nobody to answer input() here: the data is in the variables")
+
+
+def sleep(seconds):
+    if seconds < 0:
+        raise ValueError("sleep length must be non-negative")
+    wait(Bridge.sleep(seconds * 1000))
+
+
+# --- running a cell ------------------------------------------------------------------------------------------------
+
+
+def run_cell(code, number):
+    """Run one cell; returns a JSON text: output, truncated, error, value, names.
+
+    Never raises: the one interrupt that a cell may get can land anywhere, in this function too.
+    """
+    output = Output(Cell.max_chars, Cell.max_words, lambda *piece: Bridge.emit(*piece))
+    stdout.output = stderr.output = output
+    error = value = None
+    try:
+        try:
+            value = execute(code, f"<cell {number}>")
+        except BaseException as exception:
+            error = explain(exception)
+    except BaseException as exception:
+        error = explain(exception)
+    for attempt in range(3):
+        try:
+            return finished(output, error, value)
+        except BaseException as exception:
+            if attempt == 0:
+                error = error or explain(exception)
+            value = None
+
+
+def finished(output, error, value):
+    sys.stdout, sys.stderr = stdout, stderr
+    for task in asyncio.all_tasks(asyncio.get_event_loop()):
+        task.cancel()
+    pieces, truncated = output.pieces()
+    try:
+        encoded = rlm_values.encode(value, 100_000)
+    except Exception:
+        # what has no JSON form, or a large one, was echoed as its repr
+        encoded = None
+    names = [rlm_values.well_formed(name)[:100] for name in user_names()[:MAX_NAMES]]
+    result = {"output": pieces, "truncated": truncated, "error": error, "value": encoded, "names": names}
+    return json.dumps(result, ensure_ascii=False)
+
+
+def execute(code, filename):
+    """Run `code` in the namespace; the value of its bare last expression, which is also echoed."""
+    # a class or function of this cell must find its source in a later traceback
+    linecache.cache[filename] = (len(code), None, code.splitlines(keepends=True), filename)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        tree = ast.parse(code, filename)
+        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        quiet = code.rstrip().endswith(";")
+        body = compiled(tree, filename)
+        expression = last and compiled(ast.Expression(last.value), filename, "eval")
+    if tree.body:
+        evaluate(body)
+    if expression is None:
+        return None
+    value = evaluate(expression)
+    if value is not None and not quiet:
+        namespace["_"] = value
+        print(repr(value), file=stdout)
+    return value
+
+
+def compiled(tree, filename, mode="exec"):
+    tree = ast.fix_missing_locations(Awaits().visit(tree))
+    return compile(tree, filename, mode, flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+
+
+class Awaits(ast.NodeTransformer):
+    """`await x` becomes `await awaitable(x)`: models write it before calls that are plain here."""
+
+    def visit_Await(self, node):
+        self.generic_visit(node)
+        call = ast.Call(ast.Name("__awaitable__", ast.Load()), [node.value], [])
+        node.value = ast.copy_location(call, node.value)
+        return node
+
+
+async def given(value):
+    return value
+
+
+def awaitable(value):
+    return value if inspect.isawaitable(value) else given(value)
+
+
+def evaluate(code):
+    value = eval(code, namespace)
+    if code.co_flags & inspect.CO_COROUTINE:
+        return run_until_complete(value)
+    return value
+
+
+def run_until_complete(coroutine):
+    """Drive a coroutine on the event loop while this stack waits, and give what it returns or raises."""
+    outcome = []
+
+    async def contained():
+        # an exception that leaves a task (KeyboardInterrupt does) would end in the event loop's own frames
+        try:
+            outcome.append((await coroutine, None))
+        except BaseException as exception:
+            outcome.append((None, exception))
+
+    run_sync(contained())
+    value, exception = outcome[0]
+    if exception is not None:
+        raise exception
+    return value
+
+
+# --- tracebacks ----------------------------------------------------------------------------------------------------
+
+
+def explain(exception):
+    """The traceback as text, with only the frames of cells in it."""
+    try:
+        described = traceback.TracebackException.from_exception(exception, compact=True)
+        trim(described, set())
+        text = "".join(described.format()).rstrip()
+    except BaseException as second:
+        text = f"{type(exception).__name__} (its traceback could not be shown: {type(second).__name__})"
+    if isinstance(exception, SystemExit):
+        text += "\n(the cell ended here; the sandbox and its variables live on)"
+    text = rlm_values.well_formed(text)
+    if len(text) > MAX_ERROR_CHARS:
+        half = MAX_ERROR_CHARS // 2
+        text = f"{text[:half]}\n[... {len(text) - 2 * half:,} characters left out ...]\n{text[-half:]}"
+    return text
+
+
+def trim(described, seen):
+    if described is None or id(described) in seen:
+        return
+    seen.add(id(described))
+    own = [frame for frame in described.stack if re.fullmatch(r"<cell \d+>", frame.filename)]
+    described.stack = traceback.StackSummary.from_list(own)
+    trim(described.__cause__, seen)
+    trim(described.__context__, seen)
+    for inner in described.exceptions or ():
+        trim(inner, seen)
+
+
+# --- loading and reading variables ---------------------------------------------------------------------------------
+
+
+def load_text(name, text):
+    namespace[name] = text
+
+
+def load_buffer(name, kind, buffer):
+    """Set variable `name` from the bytes in a JavaScript buffer: "text" (UTF-8), "bytes" or "value" (a JSON text)."""
+    held = bytearray(buffer.byteLength)
+    buffer.assign_to(memoryview(held))
+    if kind == "bytes":
+        namespace[name] = bytes(held)
+    elif kind == "text":
+        namespace[name] = held.decode()
+    else:
+        namespace[name] = rlm_values.decode(held)
+
+
+def get(name):
+    """The variable's value as a JSON text, or an error: `{"value": ...}` or `{"error": ...}`."""
+    try:
+        if name not in namespace or name.startswith("__"):
+            raise NameError(f"name {name!r} is not defined in the sandbox")
+        return json.dumps({"value": rlm_values.encode(namespace[name])}, ensure_ascii=False)
+    except BaseException as exception:
+        return json.dumps({"error": rlm_values.well_formed(f"{type(exception).__name__}: {exception}")[:1000]})
+
+
+def prepare():
+    """Everything that needs no JavaScript function; what it does is in the memory image."""
+    for name, value in {"FINAL": FINAL, "SHOW_VARS": SHOW_VARS, "exit": end_cell, "quit": end_cell}.items():
+        reserve(name, value)
+    for name, value in {"FunctionError": FunctionError, "LimitExceeded": LimitExceeded}.items():
+        reserve(name, value)
+    builtins.exit = builtins.quit = end_cell
+    builtins.input = no_input
+    builtins.__awaitable__ = awaitable
+    os._exit = os.abort = end_cell
+    time.sleep = sleep
+
+
+prepare()

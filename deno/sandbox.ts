@@ -1,0 +1,285 @@
+/**
+ * The broker: owns the Worker in which the prisoner lives, and believes nothing that it posts. Interrupts, deadlines,
+ * caps and death are decided here. Knows no pipe and no JSON-RPC: `main.ts` gives it a `Host` to ask and to tell.
+ *
+ * @module
+ */
+
+import asmSource from "./pyodide/pyodide.asm.mjs" with { type: "text" };
+import pyodideSource from "./pyodide/pyodide.mjs" with { type: "text" };
+import stdlib from "./pyodide/python_stdlib.zip" with { type: "bytes" };
+import wasmBytes from "./pyodide/pyodide.asm.wasm" with { type: "bytes" };
+import outputSource from "./output.py" with { type: "text" };
+import preludeSource from "./prelude.py" with { type: "text" };
+import realmSource from "./realm.ts" with { type: "text" };
+import valuesSource from "./values.py" with { type: "text" };
+import workerSource from "./worker.ts" with { type: "text" };
+
+/** How long an interrupted cell may take to end, in milliseconds. */
+export const GRACE = 2000;
+/** How often the deadline is looked at and a waiting jail is asked whether it computes, in milliseconds. */
+const TICK = 50;
+const PLATFORM = { abi_version: "2026_0", arch: "wasm32", platform: "emscripten_5_0_3", python: "3.14.2" };
+
+/** What the caller of a sandbox may choose; handed whole to the jail. */
+export interface Settings {
+  /** Names of the host functions that cells may call. */
+  functions: string[];
+  /** Characters of output kept for a cell. */
+  output_chars: number;
+  /** Words of output kept for a cell; null for no cap. */
+  output_words: number | null;
+}
+
+/** What the broker sends into the jail. */
+export type ToJail =
+  | {
+    type: "boot";
+    makeImage: boolean;
+    urls: { realm: string; pyodide: string; asm: string };
+    wasm: WebAssembly.Module;
+    stdlib: Uint8Array<ArrayBuffer>;
+    platform: typeof PLATFORM;
+    modules: [name: string, source: string][];
+    interrupts: Uint8Array<ArrayBufferLike>;
+    settings: string;
+    image: Uint8Array<ArrayBuffer> | null;
+  }
+  | { type: "execute"; id: number; code: string; number: number }
+  | { type: "load"; id: number; name: string; kind: string; bytes: Uint8Array<ArrayBuffer> }
+  | { type: "get"; id: number; name: string }
+  | { type: "reply"; id: number; reply: string }
+  | { type: "interrupt" }
+  | { type: "ping"; id: number };
+
+/** What the jail posts. Hearsay: `#take` checks each. */
+export type FromJail =
+  | { type: "ready"; holes: string[]; pyodide: string; milliseconds: number }
+  | { type: "image"; image: Uint8Array }
+  | { type: "dead"; message: string }
+  | { type: "done"; id: number; result: string }
+  | { type: "call"; id: number; request: string }
+  | { type: "printed"; stream: string; text: string }
+  | { type: "final"; value: string }
+  | { type: "pong"; id: number };
+
+/** Who serves the cell's calls and hears what it does. */
+export interface Host {
+  /** Answer a host function call; both texts are JSON. Never rejects. */
+  call(request: string): Promise<string>;
+  /** The head of the cell's output, as it comes. */
+  printed(stream: string, text: string): void;
+  /** The value that the cell gave to FINAL, as a JSON text. */
+  final(value: string): void;
+}
+
+/** Why a sandbox is of no more use. */
+export class SandboxDead extends Error {
+  override name = "SandboxDead";
+  /** True if a cell did not answer its interrupt. */
+  readonly unresponsive: boolean;
+
+  constructor(message: string, unresponsive = false) {
+    super(message);
+    this.unresponsive = unresponsive;
+  }
+}
+
+/** The result of a cell, as the jail reports it, and what the broker knows itself. */
+export interface Outcome {
+  /** The jail's report: a JSON text. */
+  result: string;
+  /** True if the cell was interrupted at its deadline. */
+  timedOut: boolean;
+  /** Seconds that the cell computed, not counting its waits for the host. */
+  seconds: number;
+}
+
+/** Measures the time in which the jail computes: all of it, less the waits that it spends idle in its event loop. */
+class ComputingClock {
+  #spent = 0;
+  #since = performance.now();
+  #asked = 0;
+  #answered = 0;
+
+  /** Charge what has passed. `waits`: calls are open; then only time without an answer to a ping is charged. */
+  tick(waits: boolean, ping: (id: number) => void): number {
+    const now = performance.now();
+    const idle = waits && this.#answered === this.#asked && this.#asked > 0;
+    if (!idle) this.#spent += now - this.#since;
+    this.#since = now;
+    if (waits && this.#answered === this.#asked) ping(++this.#asked);
+    if (!waits) this.#answered = this.#asked = 0;
+    return this.#spent;
+  }
+
+  pong(id: number): void {
+    if (id === this.#asked) this.#answered = id;
+  }
+}
+
+interface Job {
+  resolve(result: string): void;
+  reject(error: Error): void;
+}
+
+function blobUrl(source: string, type = "text/javascript"): string {
+  return URL.createObjectURL(new Blob([source], { type }));
+}
+
+/** One jail and what is known of it. */
+export class Sandbox {
+  #worker: Worker;
+  #host: Host;
+  #interrupts = new Uint8Array(new SharedArrayBuffer(1));
+  #jobs = new Map<number, Job>();
+  #lastId = 0;
+  #cells = 0;
+  #calls = new Set<number>();
+  #clock: ComputingClock | null = null;
+  #dead: SandboxDead | null = null;
+  #booted: Job & { promise: Promise<unknown> };
+
+  private constructor(host: Host) {
+    this.#host = host;
+    const { promise, resolve, reject } = Promise.withResolvers<unknown>();
+    this.#booted = { promise, resolve, reject };
+    // no permission is ever held in the jail; if this option were not understood the start would throw
+    this.#worker = new Worker(blobUrl(workerSource, "application/typescript"), {
+      type: "module",
+      deno: { permissions: "none" },
+    } as WorkerOptions);
+    this.#worker.onmessage = (event) => this.#take(event.data);
+    this.#worker.onerror = (event) => {
+      event.preventDefault();
+      this.#die(new SandboxDead(`the interpreter died: ${event.message}`));
+    };
+  }
+
+  /** Boot a jail, from a memory image if there is one. Rejects if it does not hold. */
+  static async boot(host: Host, settings: Settings, image: Uint8Array<ArrayBuffer> | null): Promise<Sandbox> {
+    const sandbox = new Sandbox(host);
+    sandbox.#start(false, settings, image);
+    await sandbox.#booted.promise;
+    return sandbox;
+  }
+
+  /** Boot a jail that sees no data, and give its memory image. */
+  static async makeImage(): Promise<Uint8Array> {
+    const nobody: Host = { call: () => Promise.resolve("{}"), printed: () => {}, final: () => {} };
+    const sandbox = new Sandbox(nobody);
+    sandbox.#start(true, { functions: [], output_chars: 0, output_words: null }, null);
+    return await sandbox.#booted.promise as Uint8Array;
+  }
+
+  #start(makeImage: boolean, settings: Settings, image: Uint8Array<ArrayBuffer> | null): void {
+    const message: ToJail = {
+      type: "boot",
+      makeImage,
+      urls: {
+        realm: blobUrl(realmSource, "application/typescript"),
+        pyodide: blobUrl(pyodideSource),
+        asm: blobUrl(asmSource),
+      },
+      wasm: new WebAssembly.Module(wasmBytes),
+      stdlib,
+      platform: PLATFORM,
+      modules: [["rlm_values", valuesSource], ["rlm_output", outputSource], ["rlm_prelude", preludeSource]],
+      interrupts: this.#interrupts,
+      settings: JSON.stringify(settings),
+      image,
+    };
+    this.#worker.postMessage(message, image ? [image.buffer] : []);
+  }
+
+  /** Run one cell. `timeout` in seconds of computing. Rejects with `SandboxDead` only. */
+  async execute(code: string, timeout: number): Promise<Outcome> {
+    const number = ++this.#cells;
+    const clock = this.#clock = new ComputingClock();
+    let interrupted = 0;
+    const timer = setInterval(() => {
+      const spent = clock.tick(this.#calls.size > 0, (id) => this.#worker.postMessage({ type: "ping", id }));
+      if (!interrupted && spent >= timeout * 1000) {
+        interrupted = performance.now();
+        this.interrupt();
+      } else if (interrupted && performance.now() - interrupted >= GRACE) {
+        this.#die(new SandboxDead(`the cell did not end within 2 s of its interrupt at ${timeout} s`, true));
+      }
+    }, TICK);
+    try {
+      const result = await this.#ask((id) => ({ type: "execute", id, code, number }));
+      return { result, timedOut: interrupted > 0, seconds: clock.tick(false, () => {}) / 1000 };
+    } finally {
+      clearInterval(timer);
+      this.#clock = null;
+      this.#interrupts[0] = 0;
+      this.#calls.clear();
+    }
+  }
+
+  /** Set a variable from bytes: "text" (UTF-8), "bytes" or "value" (a JSON text). */
+  async load(name: string, kind: string, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
+    await this.#ask((id) => ({ type: "load", id, name, kind, bytes }), [bytes.buffer]);
+  }
+
+  /** A variable as `{"value": ...}` or `{"error": ...}`: a JSON text. */
+  get(name: string): Promise<string> {
+    return this.#ask((id) => ({ type: "get", id, name }));
+  }
+
+  /** Raise KeyboardInterrupt in the cell that runs, be it computing or waiting. */
+  interrupt(): void {
+    if (!this.#clock) return;
+    Atomics.store(this.#interrupts, 0, 2);
+    this.#worker.postMessage({ type: "interrupt" } satisfies ToJail);
+  }
+
+  #ask(message: (id: number) => ToJail, transfer: Transferable[] = []): Promise<string> {
+    if (this.#dead) return Promise.reject(this.#dead);
+    const id = ++this.#lastId;
+    const { promise, resolve, reject } = Promise.withResolvers<string>();
+    this.#jobs.set(id, { resolve, reject });
+    this.#worker.postMessage(message(id), transfer);
+    return promise;
+  }
+
+  #die(reason: SandboxDead): void {
+    this.#dead ??= reason;
+    this.#worker.terminate();
+    this.#booted.reject(reason);
+    for (const job of this.#jobs.values()) job.reject(reason);
+    this.#jobs.clear();
+  }
+
+  #take(message: FromJail): void {
+    if (typeof message !== "object" || message === null) return;
+    if (message.type === "done") this.#finish(message.id, String(message.result));
+    else if (message.type === "call") this.#serve(Number(message.id), String(message.request));
+    else if (message.type === "printed") {
+      if (this.#clock) this.#host.printed(String(message.stream), String(message.text).toWellFormed());
+    } else if (message.type === "final") {
+      if (this.#clock) this.#host.final(String(message.value).toWellFormed());
+    } else if (message.type === "pong") this.#clock?.pong(Number(message.id));
+    else if (message.type === "image") this.#booted.resolve(message.image);
+    else if (message.type === "dead") this.#die(new SandboxDead(`the interpreter died: ${message.message}`));
+    else if (message.type === "ready") {
+      if (message.holes.length === 0) this.#booted.resolve(null);
+      else this.#die(new SandboxDead(`the jail does not hold: ${message.holes.join("; ")}`));
+    }
+  }
+
+  #finish(id: number, result: string): void {
+    const job = this.#jobs.get(id);
+    this.#jobs.delete(id);
+    job?.resolve(result.toWellFormed());
+  }
+
+  async #serve(id: number, request: string): Promise<void> {
+    // outside a cell nobody may ask: what is left over of a cell is not answered
+    if (!this.#clock) return;
+    this.#calls.add(id);
+    const reply = await this.#host.call(request.toWellFormed());
+    this.#calls.delete(id);
+    this.#worker.postMessage({ type: "reply", id, reply } satisfies ToJail);
+  }
+}

@@ -1,0 +1,132 @@
+"""Values as JSON texts: how Python objects leave and enter the sandbox.
+
+Twin of `rlm_wasm/sandbox/values.py`, which documents the tags; `tests/golden/values.json` holds both to the same
+texts. Knows nothing of cells or of the bridge.
+"""
+
+import base64
+import collections
+import dataclasses
+import datetime
+import decimal
+import enum
+import json
+
+MAX_DEPTH = 100
+MAX_CHARS = 32_000_000
+
+
+def well_formed(text):
+    """`text` with each lone surrogate replaced by U+FFFD, and surrogate pairs joined."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text if type(text) is str else str.__str__(text)
+
+
+def encode(value, max_chars=MAX_CHARS):
+    """The JSON text of `value`.
+
+    Raises TypeError for a type that has no rule, ValueError for what is nested too deeply (a cycle, for one) or
+    too large.
+    """
+    text = json.dumps(_tagged(value, 0), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    if len(text) > max_chars:
+        raise ValueError(f"the value takes {len(text):,} characters as JSON; at most {max_chars:,} can be sent")
+    return text
+
+
+def decode(text):
+    """The value of a JSON text written by `encode` or by its twin."""
+    return _untagged(json.loads(text))
+
+
+def _tagged(value, depth):
+    kind = type(value)
+    if kind is str:
+        return well_formed(value)
+    if value is None or kind is bool:
+        return value
+    if kind is int:
+        return value if -(2**63) <= value < 2**63 else {"$int": hex(value)}
+    if kind is float:
+        return value if value - value == 0 else {"$float": repr(value)}
+    if depth >= MAX_DEPTH:
+        raise ValueError(f"the value is nested more than {MAX_DEPTH} deep (or holds itself)")
+    depth += 1
+    if kind is list:
+        return [_tagged(item, depth) for item in value]
+    if kind is dict:
+        return _tagged_dict(value, depth)
+    if kind in _SEQUENCES:
+        return {_SEQUENCES[kind]: [_tagged(item, depth) for item in value]}
+    if kind in _TEXTS:
+        tag, write, _ = _TEXTS[kind]
+        return {tag: write(value)}
+    return _tagged(_plain(value), depth)
+
+
+def _tagged_dict(value, depth):
+    if all(type(key) is str and key[:1] != "$" for key in value):
+        return {well_formed(key): _tagged(item, depth) for key, item in value.items()}
+    return {"$dict": [[_tagged(key, depth), _tagged(item, depth)] for key, item in value.items()]}
+
+
+def _plain(value):
+    """The nearest plain value of a subclass or a well-known container."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    for base in (str, int, float, dict, list, tuple, set, frozenset, datetime.datetime, datetime.date):
+        if isinstance(value, base):
+            if base in (datetime.datetime, datetime.date):
+                return base.fromisoformat(value.isoformat())
+            return base.__str__(value) if base is str else base(value)
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(value)
+    if isinstance(value, _ITERABLES):
+        return list(value)
+    raise TypeError(
+        f"a {type(value).__name__} cannot be sent; use text, numbers, bools, None, lists, tuples, sets, dicts, "
+        "bytes or dates"
+    )
+
+
+_ITERABLES = (
+    range,
+    collections.deque,
+    type({}.keys()),
+    type({}.values()),
+    type({}.items()),
+)
+_SEQUENCES = {tuple: "$tuple", set: "$set", frozenset: "$frozenset"}
+_TEXTS = {
+    bytes: ("$bytes", lambda value: base64.b64encode(value).decode(), base64.b64decode),
+    datetime.datetime: ("$datetime", datetime.datetime.isoformat, datetime.datetime.fromisoformat),
+    datetime.date: ("$date", datetime.date.isoformat, datetime.date.fromisoformat),
+    datetime.time: ("$time", datetime.time.isoformat, datetime.time.fromisoformat),
+    decimal.Decimal: ("$decimal", str, decimal.Decimal),
+}
+_READERS = {
+    "$int": lambda text: int(text, 16),
+    "$float": float,
+    "$tuple": lambda items: tuple(map(_untagged, items)),
+    "$set": lambda items: set(map(_untagged, items)),
+    "$frozenset": lambda items: frozenset(map(_untagged, items)),
+    "$dict": lambda pairs: {_untagged(key): _untagged(item) for key, item in pairs},
+    **{tag: read for tag, _, read in _TEXTS.values()},
+}
+
+
+def _untagged(value):
+    if type(value) is list:
+        return [_untagged(item) for item in value]
+    if type(value) is not dict:
+        return value
+    if len(value) == 1:
+        [(key, item)] = value.items()
+        if key[:1] == "$":
+            return _READERS[key](item)
+    return {key: _untagged(item) for key, item in value.items()}

@@ -1,0 +1,45 @@
+"""What a model client is: messages go in, a reply with its token counts comes out.
+
+Knows nothing of HTTP, budgets or the loop. A client may be shared by many runs and called many times at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One message of a conversation, in the chat-completions sense."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What a model answered.
+
+    `input_tokens` and `output_tokens` are the provider's own counts; `estimated` is true where the provider gave
+    none and they were estimated from the text (4 characters a token).
+    """
+
+    text: str
+    input_tokens: int
+    output_tokens: int
+    estimated: bool = False
+
+
+class Client(Protocol):
+    """Turns messages into a `Reply`.
+
+    `model` is the name under which its calls are counted and priced.
+    """
+
+    @property
+    def model(self) -> str: ...
+
+    async def complete(self, messages: Sequence[Message], *, max_output_tokens: int | None = None) -> Reply:
+        """Ask once. Raises `ClientError` for anything that is not a reply; never returns an error as text."""
+        ...

@@ -1,0 +1,96 @@
+"""The error tree: everything rlm_wasm raises for a reason that is not the caller's own mistake.
+
+A mistake in model-written code is never one of these: it is `Executed.error`, text for the model to read. A caller's
+mistake is a plain `TypeError` or `ValueError`. What is left, a failure of ours or of something we depend on, is here.
+"""
+
+from __future__ import annotations
+
+
+class RLMError(Exception):
+    """The root of every error that rlm_wasm raises on purpose."""
+
+
+class LimitExceeded(RLMError):
+    """A limit of the run would be passed by what was asked for, so it was not done.
+
+    `limit` names the field of `Limits`; `used` and `allowed` are in that field's unit; `partial` is what had been
+    reached by then (for a completion the `Completion`, for a batch the replies in order, None where there is none).
+    """
+
+    def __init__(self, limit: str, used: float, allowed: float, partial: object = None) -> None:
+        super().__init__(f"limit reached: {limit} ({used:g} used of {allowed:g} allowed)")
+        self.limit = limit
+        self.used = used
+        self.allowed = allowed
+        self.partial = partial
+
+
+class ClientError(RLMError):
+    """A model could not be asked, or what it sent back is no reply. The vendor's error is `__cause__`.
+
+    `status` is the HTTP status (None where the failure had none).
+    """
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class FunctionError(RLMError):
+    """Raised by a caller's own host function: its text is shown to the code in the sandbox.
+
+    Of any other exception only the class name goes down, because a text may hold keys and paths.
+    """
+
+
+class SandboxError(RLMError):
+    """The sandbox, as a process or as a protocol, failed."""
+
+
+class SandboxStartError(SandboxError):
+    """A sandbox could not be started: no Deno, a wrong version, missing or damaged runtime files.
+
+    The message names the command that mends it.
+    """
+
+
+class SandboxCrashed(SandboxError):
+    """The child process ended without saying goodbye.
+
+    `exit_code` is negative for a signal, None if not known; `stderr_tail` is the last it wrote to stderr, with
+    control characters escaped; `lost` names the variables that were in it; `output` is what the cell had printed.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        exit_code: int | None = None,
+        stderr_tail: str = "",
+        lost: tuple[str, ...] = (),
+        output: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.stderr_tail = stderr_tail
+        self.lost = lost
+        self.output = output
+
+
+class SandboxTimeout(SandboxError, TimeoutError):
+    """A cell did not end after it was interrupted, and was ended together with its process.
+
+    `seconds` is the deadline it had; `lost` names the variables that were lost with it; `output` is what the cell
+    had printed.
+    """
+
+    def __init__(self, message: str, *, seconds: float, lost: tuple[str, ...] = (), output: str = "") -> None:
+        super().__init__(message)
+        self.seconds = seconds
+        self.lost = lost
+        self.output = output
+
+
+class ProtocolError(SandboxError):
+    """The child sent what is not a frame, or a frame that it may not send. It is treated as hostile and killed."""

@@ -1,0 +1,140 @@
+"""The memory image on disk: a booted interpreter from which sandboxes start in a fraction of the time.
+
+Knows where it lies, what it depends on, and when not to trust it. An image is never a reason to fail: whatever goes
+wrong here, `load` gives None and the sandbox boots without.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from rlm_wasm.sandbox.process import check_runtime, runtime_folder
+
+_MAGIC = b"rlm-wasm image 1\n"
+_SOURCES = ("values.py", "output.py", "prelude.py", "worker.ts")
+_LOCK_SECONDS = 60
+MAX_BYTES = 256 * 1024 * 1024
+
+
+def cache_folder() -> Path:
+    """Where images are kept: RLM_WASM_CACHE, else the user's cache folder."""
+    chosen = os.environ.get("RLM_WASM_CACHE")
+    if chosen:
+        return Path(chosen)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "rlm-wasm"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "rlm-wasm"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlm-wasm"
+
+
+@cache
+def _runtime_hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in _SOURCES:
+        digest.update((folder / name).read_bytes())
+    digest.update((folder / "pyodide" / "manifest.json").read_bytes())
+    return digest.hexdigest()
+
+
+def path_for(deno: Path) -> Path:
+    """The file of the image for this Deno binary and the runtime files as they are.
+
+    Deno stands in the key by the binary's size and time of change: asking it for its version would cost a process.
+    Raises SandboxStartError if a runtime file is missing.
+    """
+    status = deno.stat()
+    try:
+        runtime = _runtime_hash(runtime_folder())
+    except OSError:
+        check_runtime()
+        raise
+    key = f"{runtime} {deno} {status.st_size} {status.st_mtime_ns} {platform.machine()}"
+    return cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.image"
+
+
+# one read and one check for each process: sandboxes of a pool share the bytes
+_checked: dict[tuple[Path, int, int], bytes] = {}
+
+
+def load(path: Path) -> bytes | None:
+    """The image, if it is there, whole, and nobody else's; None otherwise. A damaged file is removed."""
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            known = _checked.get((path, status.st_size, status.st_mtime_ns))
+            if known is not None:
+                return known
+            if sys.platform != "win32" and (status.st_uid != os.getuid() or status.st_mode & 0o077):
+                return None
+            content = file.read(MAX_BYTES)
+    except OSError:
+        return None
+    header = len(_MAGIC) + 32
+    image = content[header:]
+    if content[: len(_MAGIC)] != _MAGIC or content[len(_MAGIC) : header] != hashlib.sha256(image).digest():
+        discard(path)
+        return None
+    _checked.clear()
+    _checked[path, status.st_size, status.st_mtime_ns] = image
+    return image
+
+
+def save(path: Path, image: bytes) -> bool:
+    """Write the image whole or not at all, readable by nobody else. False if the disk would not have it."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(_MAGIC + hashlib.sha256(image).digest())
+                file.write(image)
+            os.replace(name, path)
+        except OSError:
+            discard(Path(name))
+            raise
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def making(path: Path) -> Iterator[bool]:
+    """True for the one process that is to make the image at `path` now; the others do without, and do not wait."""
+    lock = path.with_suffix(".lock")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if time.time() - lock.stat().st_mtime > _LOCK_SECONDS:
+            # whoever held it died
+            lock.unlink(missing_ok=True)
+    except FileNotFoundError:
+        pass
+    except OSError:
+        yield False
+        return
+    try:
+        os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except OSError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        discard(lock)
+
+
+def discard(path: Path) -> None:
+    """Remove the file if it is there and may be removed."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return

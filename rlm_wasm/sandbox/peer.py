@@ -1,0 +1,274 @@
+"""JSON-RPC 2.0 over frames: ids, replies, calls coming back. Twin of `deno/peer.ts`.
+
+Knows no message by name. Owns no process: it is handed the two streams and ends with them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import anyio
+import anyio.abc
+import msgspec
+
+from rlm_wasm.errors import ProtocolError
+from rlm_wasm.sandbox.wire import Blob, FrameReader, Message, encode_blob_header, encode_message
+
+FUNCTION_FAILED = -32000
+UNRESPONSIVE = -32001
+DIED = -32002
+WRONG_PROTOCOL = -32003
+LIMIT_REACHED = -32004
+NOT_SAFE = -32005
+METHOD_NOT_FOUND = -32601
+
+MAX_OPEN_CALLS = 10_000
+_CHUNK = 256 * 1024
+# a little more than the 2 s that the broker gives an interrupted cell
+_LINGER = 2.5
+
+Result = TypeVar("Result")
+
+
+class RemoteError(Exception):
+    """An error reply: received from the child, or raised by a handler to be sent to it."""
+
+    def __init__(self, code: int, message: str, data: object = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.data = data
+
+
+class ConnectionEnded(Exception):
+    """The child's stdout has ended; nothing more will come."""
+
+
+class Handler:
+    """What a peer asks of its owner. `request` answers a call; `notification` takes a fact, without waiting."""
+
+    def __init__(
+        self,
+        request: Callable[[str, msgspec.Raw], Awaitable[object]],
+        notification: Callable[[str, msgspec.Raw], None],
+    ) -> None:
+        self.request = request
+        self.notification = notification
+
+
+class _Waiting:
+    def __init__(self) -> None:
+        self.settled = anyio.Event()
+        self.outcome: msgspec.Raw | Exception | None = None
+
+    def settle(self, outcome: msgspec.Raw | Exception) -> None:
+        self.outcome = outcome
+        self.settled.set()
+
+
+class Peer:
+    """The host's end of one connection.
+
+    `serve()` must be running for anything to move. What is sent is queued whole, so that a cancelled sender never
+    leaves half a frame on the pipe.
+    """
+
+    def __init__(
+        self,
+        send: anyio.abc.ByteSendStream,
+        receive: anyio.abc.ByteReceiveStream,
+        handler: Handler,
+        *,
+        max_blob: int = 0,
+    ) -> None:
+        self._send_stream = send
+        self._receive_stream = receive
+        self._handler = handler
+        self._reader = FrameReader(max_blob)
+        self._last_id = 0
+        self._waiting: dict[int, _Waiting] = {}
+        self._abandoned: set[int] = set()
+        self._open_calls: set[int] = set()
+        self._outbox: deque[Sequence[bytes | memoryview]] = deque()
+        self._outbox_filled = anyio.Event()
+        self._ended: Exception | None = None
+        self.blobs: dict[int, bytes] = {}
+
+    @property
+    def open_calls(self) -> int:
+        """How many calls of the child are being answered now."""
+        return len(self._open_calls)
+
+    async def request(
+        self,
+        method: str,
+        params: object,
+        into: type[Result],
+        blobs: Sequence[bytes] = (),
+        on_cancel: Callable[[], None] | None = None,
+    ) -> Result:
+        """Ask, and decode the result strictly as `into`. `blobs` go ahead, as numbered by `next_blob_id`.
+
+        If the caller is cancelled, `on_cancel` is called and the reply is awaited for 2.5 s more, so that the child is
+        between two requests again when this returns.
+
+        Raises RemoteError for an error reply, ConnectionEnded if the child went away, ProtocolError if the result is
+        not what it must be.
+        """
+        if self._ended is not None:
+            raise self._ended
+        waiting = _Waiting()
+        for content in blobs:
+            self._last_id += 1
+            self._put(encode_blob_header(self._last_id, len(content)), memoryview(content))
+        self._last_id += 1
+        id = self._last_id
+        self._waiting[id] = waiting
+        self._put(encode_message({"jsonrpc": "2.0", "id": id, "method": method, "params": params}))
+        try:
+            await waiting.settled.wait()
+        except anyio.get_cancelled_exc_class():
+            if on_cancel is not None:
+                on_cancel()
+                with anyio.move_on_after(_LINGER, shield=True):
+                    await waiting.settled.wait()
+            raise
+        finally:
+            del self._waiting[id]
+            if not waiting.settled.is_set():
+                self._abandoned.add(id)
+        if isinstance(waiting.outcome, Exception):
+            raise waiting.outcome
+        return _decode(waiting.outcome, into)
+
+    @property
+    def next_blob_id(self) -> int:
+        """The number that the first blob of the next `request` will have; the others follow it."""
+        return self._last_id + 1
+
+    def notify(self, method: str, params: object) -> None:
+        """Tell the child; no answer comes."""
+        self._put(encode_message({"jsonrpc": "2.0", "method": method, "params": params}))
+
+    async def serve(self) -> None:
+        """Move frames until the child's stdout ends. Raises ProtocolError; every pending request is settled."""
+        ended: Exception = ConnectionEnded()
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._write)
+                await self._read(tasks)
+                tasks.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            # one failure ends the connection: the first one says why
+            errors = [error for error in _leaves(group) if isinstance(error, ProtocolError)]
+            ended = errors[0] if errors else ConnectionEnded()
+            raise (ended if errors else group) from None
+        finally:
+            self._ended = ended
+            for waiting in self._waiting.values():
+                waiting.settle(ended)
+
+    def _put(self, *chunks: bytes | memoryview) -> None:
+        self._outbox.append(chunks)
+        self._outbox_filled.set()
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                while self._outbox:
+                    for chunk in self._outbox.popleft():
+                        await self._write_chunk(chunk)
+                self._outbox_filled = anyio.Event()
+                await self._outbox_filled.wait()
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            # the child is gone; the reading side will say so
+            return
+
+    async def _write_chunk(self, chunk: bytes | memoryview) -> None:
+        if len(chunk) <= _CHUNK:
+            await self._send_stream.send(bytes(chunk))
+            return
+        view = memoryview(chunk)
+        for start in range(0, len(view), _CHUNK):
+            await self._send_stream.send(bytes(view[start : start + _CHUNK]))
+
+    async def _read(self, tasks: anyio.abc.TaskGroup) -> None:
+        while True:
+            try:
+                chunk = await self._receive_stream.receive(_CHUNK)
+            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+                break
+            for frame in self._reader.feed(chunk):
+                self._take(frame, tasks)
+        if not self._reader.idle:
+            raise ProtocolError("the child's output ended in the middle of a frame")
+
+    def _take(self, frame: Message | Blob, tasks: anyio.abc.TaskGroup) -> None:
+        if isinstance(frame, Blob):
+            if self.blobs:
+                raise ProtocolError("a blob that nobody asked for")
+            self.blobs[frame.id] = frame.content
+        elif isinstance(frame.method, str):
+            self._take_call(frame.method, frame, tasks)
+        else:
+            self._take_reply(frame)
+
+    def _take_call(self, method: str, frame: Message, tasks: anyio.abc.TaskGroup) -> None:
+        params = frame.params if isinstance(frame.params, msgspec.Raw) else msgspec.Raw(b"{}")
+        if not isinstance(frame.id, int):
+            self._handler.notification(method, params)
+            return
+        if frame.id in self._open_calls or len(self._open_calls) >= MAX_OPEN_CALLS:
+            raise ProtocolError("a call with an id that is in use, or too many calls at once")
+        self._open_calls.add(frame.id)
+        tasks.start_soon(self._answer, frame.id, method, params)
+
+    async def _answer(self, id: int, method: str, params: msgspec.Raw) -> None:
+        try:
+            reply: dict[str, Any] = {"result": await self._handler.request(method, params)}
+        except RemoteError as error:
+            body: dict[str, Any] = {"code": error.code, "message": error.message}
+            reply = {"error": body | ({} if error.data is None else {"data": error.data})}
+        finally:
+            self._open_calls.discard(id)
+        self._put(encode_message({"jsonrpc": "2.0", "id": id, **reply}))
+
+    def _take_reply(self, frame: Message) -> None:
+        if not isinstance(frame.id, int):
+            raise ProtocolError("a reply without an id")
+        waiting = self._waiting.get(frame.id)
+        if waiting is None or waiting.settled.is_set():
+            if frame.id not in self._abandoned:
+                raise ProtocolError(f"a reply to nothing that was asked: {frame.id}")
+            self._abandoned.discard(frame.id)
+        elif not isinstance(frame.error, msgspec.UnsetType):
+            data = frame.error.data if isinstance(frame.error.data, msgspec.Raw) else None
+            waiting.settle(RemoteError(frame.error.code, frame.error.message, data))
+        elif isinstance(frame.result, msgspec.Raw):
+            waiting.settle(frame.result)
+        else:
+            raise ProtocolError("a reply with neither a result nor an error")
+
+
+def _decode(result: msgspec.Raw | None, into: type[Result]) -> Result:
+    return decode_strictly(result or msgspec.Raw(b"null"), into)
+
+
+def decode_strictly(raw: msgspec.Raw, into: type[Result]) -> Result:
+    """Decode what the child sent as `into`. Raises ProtocolError."""
+    try:
+        return msgspec.json.decode(raw, type=into)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"the child sent what it may not send: {error}") from error
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    leaves: list[BaseException] = []
+    for error in group.exceptions:
+        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return leaves
+
+
+__all__ = ["ConnectionEnded", "Handler", "Peer", "RemoteError", "decode_strictly"]

@@ -1,0 +1,251 @@
+"""One child: find Deno and the runtime files, spawn without any permission, drain stderr, kill.
+
+Knows nothing of what is said on the pipes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
+
+import anyio
+import anyio.abc
+import msgspec
+
+from rlm_wasm.errors import SandboxStartError
+
+MIN_DENO = (2, 9, 0)
+# what boot takes (31 MB) plus room for the interpreter's own growth, before anything of the user's
+BOOT_MB = 64
+# 32-bit WebAssembly cannot hold more
+MAX_MEMORY_MB = 4096 - BOOT_MB
+_STDERR_KEPT = 64 * 1024
+_INSTALL_DENO = "install it with: pip install 'rlm-wasm[deno]'"
+_PERMISSIONS = ("read", "write", "net", "env", "run", "ffi", "sys", "import")
+
+
+class ChildOptions(msgspec.Struct, frozen=True):
+    """How to start a child: the Deno binary (None: find one) and the memory of its sandbox, in MB beyond boot."""
+
+    deno: str | os.PathLike[str] | None = None
+    memory_mb: int = 1024
+
+
+@cache
+def runtime_folder() -> Path:
+    """The folder of the prisoner's files: `_deno` in an installed package, `deno` beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "_deno"
+    return installed if installed.is_dir() else package.parent / "deno"
+
+
+def find_deno(deno: str | os.PathLike[str] | None = None) -> Path:
+    """The Deno binary: `deno`, else RLM_WASM_DENO, else the `deno` package from PyPI, else PATH.
+
+    Raises SandboxStartError, naming the command that mends it.
+    """
+    for origin, given in (("deno=", deno), ("RLM_WASM_DENO", os.environ.get("RLM_WASM_DENO"))):
+        if given:
+            found = shutil.which(given)
+            if found is None:
+                raise SandboxStartError(f"{origin} names {os.fspath(given)!r}, which is not a program; {_INSTALL_DENO}")
+            return Path(found)
+    packaged = _packaged_deno()
+    if packaged is not None:
+        return packaged
+    found = shutil.which("deno")
+    if found is None:
+        raise SandboxStartError(f"Deno was not found; {_INSTALL_DENO}")
+    return Path(found)
+
+
+def _packaged_deno() -> Path | None:
+    if importlib.util.find_spec("deno") is None:
+        return None
+    import deno  # pyright: ignore[reportMissingImports]  # an optional extra
+
+    try:
+        return Path(deno.find_deno_bin())  # pyright: ignore
+    except (AttributeError, FileNotFoundError):
+        return None
+
+
+def deno_version(deno: Path) -> tuple[int, int, int]:
+    """The version of a Deno binary. Raises SandboxStartError if it does not run or is older than is needed."""
+    try:
+        done = subprocess.run([deno, "--version"], capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SandboxStartError(f"{deno} does not run ({error}); {_INSTALL_DENO}") from error
+    match = re.match(r"deno (\d+)\.(\d+)\.(\d+)", done.stdout)
+    if match is None:
+        raise SandboxStartError(f"{deno} is not Deno: it said {done.stdout[:80]!r}; {_INSTALL_DENO}")
+    version = (int(match[1]), int(match[2]), int(match[3]))
+    if version < MIN_DENO:
+        wanted = ".".join(map(str, MIN_DENO))
+        raise SandboxStartError(f"{deno} is version {match[0][5:]}, and {wanted} or newer is needed; {_INSTALL_DENO}")
+    return version
+
+
+def damaged_files() -> list[str]:
+    """The runtime files that are missing or damaged, in words; empty when all are whole. Reads 14 MB."""
+    folder = runtime_folder()
+    missing = [name for name in ("main.ts", "prelude.py", "worker.ts") if not (folder / name).is_file()]
+    try:
+        listed = json.loads((folder / "pyodide" / "manifest.json").read_text("utf-8"))["files"]
+        manifest: dict[str, str] = {name: entry["sha256"] for name, entry in listed.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return [*(f"{name} is missing" for name in missing), "pyodide/manifest.json is missing or damaged"]
+    problems = [f"{name} is missing" for name in missing]
+    for name, expected in manifest.items():
+        try:
+            actual = hashlib.sha256((folder / "pyodide" / name).read_bytes()).hexdigest()
+        except OSError:
+            problems.append(f"pyodide/{name} is missing")
+        else:
+            if actual != expected:
+                problems.append(f"pyodide/{name} is damaged")
+    return problems
+
+
+def check_runtime() -> None:
+    """Raise SandboxStartError if a runtime file is missing or damaged."""
+    problems = damaged_files()
+    if problems:
+        mend = "reinstall rlm-wasm (in a checkout: python deno/fetch_pyodide.py)"
+        raise SandboxStartError(f"runtime files in {runtime_folder()}: {'; '.join(problems)}; {mend}")
+
+
+def command(deno: Path, memory_mb: int) -> list[str]:
+    """The command line of a child: every permission denied, nothing fetched, nothing read but its own files."""
+    pages = (BOOT_MB + memory_mb) * 16
+    return [
+        os.fspath(deno),
+        "run",
+        *("--no-prompt", "--no-config", "--no-lock", "--no-remote", "--no-npm", "--cached-only", "--no-code-cache"),
+        *("--node-modules-dir=none", "--quiet"),
+        *(f"--deny-{permission}" for permission in _PERMISSIONS),
+        *("--unstable-worker-options", "--unstable-raw-imports"),
+        f"--v8-flags=--disallow-code-generation-from-strings,--wasm-max-mem-pages={pages}",
+        os.fspath(runtime_folder() / "main.ts"),
+    ]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The whole environment of a child: nothing of the host's goes in."""
+    variables = {
+        "DENO_DIR": os.fspath(folder / "deno"),
+        "DENO_NO_UPDATE_CHECK": "1",
+        "DENO_NO_PACKAGE_JSON": "1",
+        "NO_COLOR": "1",
+    }
+    if sys.platform == "win32":
+        variables["SystemRoot"] = os.environ.get("SYSTEMROOT", r"C:\Windows")
+    return variables
+
+
+class Child:
+    """A running child process. Made by `spawned`; its pipes are `stdin` and `stdout`."""
+
+    def __init__(self, process: anyio.abc.Process, deno: Path) -> None:
+        self._process = process
+        self.deno = deno
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self.stdin, self.stdout = process.stdin, process.stdout
+        self._stderr = process.stderr
+        self._tail = bytearray()
+
+    def __repr__(self) -> str:
+        state = "running" if self._process.returncode is None else f"ended with {self._process.returncode}"
+        return f"<Child {self._process.pid} {state}>"
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def stderr_tail(self) -> str:
+        """The last that it wrote to stderr, with control characters escaped."""
+        text = self._tail.decode("utf-8", "replace")
+        return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text).strip()
+
+    async def drain_stderr(self) -> None:
+        """Read stderr until it ends, so that the child never blocks on it."""
+        try:
+            while True:
+                self._tail += await self._stderr.receive()
+                del self._tail[:-_STDERR_KEPT]
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            return
+
+    def kill(self) -> None:
+        """End the process and whatever it may have started. Does not wait."""
+        if self._process.returncode is not None:
+            return
+        try:
+            if sys.platform == "win32":
+                self._process.kill()
+            else:
+                # it leads a session of its own
+                os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+    async def ended(self, within: float) -> int | None:
+        """The exit code (negative: a signal), waiting at most `within` seconds; None if it still runs."""
+        with anyio.move_on_after(within, shield=True):
+            return await self._process.wait()
+        return None
+
+
+@asynccontextmanager
+async def spawned(options: ChildOptions) -> AsyncIterator[Child]:
+    """A child in an empty directory of its own, killed and swept away at the end.
+
+    Raises SandboxStartError.
+    """
+    deno = find_deno(options.deno)
+    if not (runtime_folder() / "main.ts").is_file():
+        check_runtime()
+    folder = Path(tempfile.mkdtemp(prefix="rlm-wasm-"))
+    try:
+        child = None
+        try:
+            work = folder / "work"
+            work.mkdir(mode=0o700)
+            process = await anyio.open_process(
+                command(deno, options.memory_mb),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=work,
+                env=environment(folder),
+                start_new_session=True,
+            )
+            child = Child(process, deno)
+        except OSError as error:
+            raise SandboxStartError(f"{deno} could not be started ({error}); {_INSTALL_DENO}") from error
+        try:
+            yield child
+        finally:
+            child.kill()
+            with anyio.CancelScope(shield=True):
+                await child.ended(within=5)
+                for stream in (process.stdin, process.stdout, process.stderr):
+                    assert stream is not None
+                    await stream.aclose()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,321 @@
+"""Sandbox: load variables, execute cells, answer their calls; and when a child is lost, go on in a fresh one.
+
+Knows nothing of models, prompts or money. `Session` is one child and its connection; `Sandbox` is what a caller
+holds, and outlives its children.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import msgspec
+
+from rlm_wasm.errors import ProtocolError, SandboxCrashed, SandboxError, SandboxStartError, SandboxTimeout
+from rlm_wasm.sandbox import image as images
+from rlm_wasm.sandbox import peer as rpc
+from rlm_wasm.sandbox.peer import ConnectionEnded, RemoteError
+from rlm_wasm.sandbox.process import MAX_MEMORY_MB, find_deno
+from rlm_wasm.sandbox.session import (
+    Empty,
+    Ran,
+    SandboxOptions,
+    Session,
+    Value,
+    background_tasks,
+    initialize,
+    make_image,
+    serve_child,
+)
+from rlm_wasm.sandbox.values import decode, encode, well_formed
+
+Result = TypeVar("Result")
+
+# the broker gives an interrupted cell 2 s; what it has not reported 5 s later, it never will
+_BROKER_GRACE = 7.0
+_PING_EVERY = 2.0
+_PING_WITHIN = 10.0
+# a little more than the broker's own 2 s, so that its word comes first
+_INTERRUPT_WITHIN = 2.5
+
+
+class Executed(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one cell.
+
+    `stdout` and `stderr` are what it wrote to each, `output` both in the order in which they were written, all cut to
+    size; `truncated` is how many characters were left out. `error` is the traceback as text, None if the cell ended
+    well. `value` is the value of a bare last expression if it has a JSON-like form of at most 100,000 characters,
+    else None. `final` is what the cell gave to FINAL; `has_final` tells None from nothing. `seconds` is the time it
+    computed. `timed_out`: it was interrupted at its deadline. `lost`: variables that went down with an earlier child
+    and are not in this cell's sandbox. `names`: the variables that exist now, at most 256.
+    """
+
+    stdout: str
+    stderr: str
+    output: str
+    truncated: int
+    error: str | None
+    value: Any
+    final: Any
+    has_final: bool
+    seconds: float
+    timed_out: bool
+    lost: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+
+
+class _Variable(msgspec.Struct, frozen=True):
+    kind: str
+    content: bytes
+
+
+class Sandbox:
+    """CPython in WebAssembly, in a Deno process that holds no permission.
+
+        async with Sandbox() as sandbox:
+            await sandbox.load(context=text)
+            run = await sandbox.execute("print(len(context))")
+
+    Takes the fields of `SandboxOptions` as keyword arguments. Starting raises SandboxStartError. If the child dies,
+    the call that was running raises SandboxCrashed, SandboxTimeout or ProtocolError, and the next one runs in a fresh
+    child which holds again what was loaded; its `Executed.lost` names the variables that are gone.
+    """
+
+    def __init__(self, *, options: SandboxOptions | None = None, **chosen: Any) -> None:
+        base = options or SandboxOptions()
+        self._options = msgspec.structs.replace(base, **chosen) if chosen else base
+        self._options.__post_init__()
+        self._lock = anyio.Lock()
+        self._stack: AsyncExitStack | None = None
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._session: Session | None = None
+        self._loaded: dict[str, _Variable] = {}
+        self._names: tuple[str, ...] = ()
+        self._lost: tuple[str, ...] = ()
+        self.on_print: Callable[[str, str], None] | None = None
+
+    def __repr__(self) -> str:
+        if self._tasks is None:
+            return "<Sandbox closed>"
+        if self._session is None or self._session.ended:
+            return "<Sandbox between two children>"
+        return f"<Sandbox {'running a cell' if self._session.running else 'idle'}, {len(self._names)} variables>"
+
+    @property
+    def options(self) -> SandboxOptions:
+        """What was chosen about it."""
+        return self._options
+
+    async def __aenter__(self) -> Self:
+        if self._stack is not None:
+            raise RuntimeError("this Sandbox is open already")
+        async with AsyncExitStack() as stack:
+            self._tasks = await stack.enter_async_context(background_tasks())
+            await self._started()
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exception: Any) -> bool | None:
+        assert self._stack is not None
+        stack, self._stack = self._stack, None
+        try:
+            return await stack.__aexit__(*exception)
+        finally:
+            self._tasks = None
+
+    # --- what a caller does ----------------------------------------------------------------------------------------
+
+    async def load(self, **variables: object) -> None:
+        """Set variables in the sandbox: str and bytes as they are, anything JSON-like by value (`values.py`).
+
+        They are set again in every fresh child. Raises ValueError if they do not fit the sandbox's memory, TypeError
+        for what has no form there.
+        """
+        for name, value in variables.items():
+            variable = _variable(name, value, self._options.memory_mb)
+            async with self._lock:
+                await self._load(await self._started(), name, variable)
+            self._loaded[name] = variable
+
+    async def execute(self, code: str, *, timeout: float | None = None) -> Executed:
+        """Run one cell; `timeout` in seconds of computing, the sandbox's own if None.
+
+        Never raises for a mistake in the code: that is `Executed.error`. Raises SandboxTimeout if the cell did not
+        end after it was interrupted, SandboxCrashed or ProtocolError if the child was lost.
+        """
+        seconds = self._options.timeout if timeout is None else timeout
+        if not seconds > 0:
+            raise ValueError(f"timeout must be above 0 seconds, not {seconds!r}")
+        async with self._lock:
+            session = await self._started()
+            session.head, session.finals = [], []
+            params = {"code": well_formed(code), "timeout": seconds}
+            async with background_tasks() as tasks:
+                tasks.start_soon(self._watch, session, seconds)
+                session.running = True
+                try:
+                    ran = await self._ask(session, "execute", params, Ran, seconds)
+                finally:
+                    session.running = False
+            return self._executed(session, ran)
+
+    async def get(self, name: str) -> Any:
+        """The value of a variable. Raises KeyError if there is none, TypeError if it has no JSON-like form."""
+        async with self._lock:
+            session = await self._started()
+            try:
+                return decode((await self._ask(session, "get", {"name": name}, Value)).value)
+            except RemoteError as error:
+                kind = KeyError if error.message.startswith("NameError") else TypeError
+                raise kind(error.message) from None
+
+    # --- children --------------------------------------------------------------------------------------------------
+
+    async def _started(self) -> Session:
+        """The session with a living child, a fresh one if need be."""
+        if self._tasks is None:
+            raise RuntimeError("this Sandbox is not open: use 'async with Sandbox() as sandbox'")
+        if self._session is not None and not self._session.ended:
+            return self._session
+        session = self._session = await self._fresh_session(self._tasks)
+        for name, variable in self._loaded.items():
+            await self._load(session, name, variable)
+        return session
+
+    async def _fresh_session(self, tasks: anyio.abc.TaskGroup) -> Session:
+        path = images.path_for(find_deno(self._options.deno)) if self._options.use_image else None
+        image = await _image(path, self._options) if path is not None else None
+        session: Session = await tasks.start(serve_child, self._options, self._printed)
+        try:
+            await initialize(session, self._options, image)
+        except SandboxStartError:
+            if image is None or path is None:
+                raise
+            # an image that does not boot is worth nothing to anybody
+            images.discard(path)
+            session = await tasks.start(serve_child, self._options, self._printed)
+            await initialize(session, self._options, None)
+        return session
+
+    def _printed(self, stream: str, text: str) -> None:
+        if self.on_print is not None:
+            self.on_print(stream, text)
+
+    async def _load(self, session: Session, name: str, variable: _Variable) -> None:
+        params = {"name": name, "kind": variable.kind, "blob": session.peer.next_blob_id}
+        await self._ask(session, "load", params, Empty, blob=variable.content)
+
+    async def _ask(
+        self,
+        session: Session,
+        method: str,
+        params: Mapping[str, object],
+        into: type[Result],
+        seconds: float = 0.0,
+        blob: bytes | None = None,
+    ) -> Result:
+        """Ask the child; if it is lost, remember what went with it and raise what it is to be called."""
+        blobs = () if blob is None else (blob,)
+        try:
+            return await session.peer.request(method, params, into, blobs, on_cancel=session.interrupt)
+        except RemoteError as error:
+            if error.code not in (rpc.UNRESPONSIVE, rpc.DIED):
+                raise
+            session.kill(error.message)
+            failure: SandboxError = await session.why()
+            if error.code == rpc.UNRESPONSIVE:
+                failure = SandboxTimeout(error.message, seconds=seconds)
+        except (ConnectionEnded, ProtocolError) as error:
+            session.kill(session.killed_because or str(error))
+            failure = await session.why()
+        session.ended = True
+        self._lost = tuple(name for name in self._names if name not in self._loaded)
+        self._names = tuple(self._loaded)
+        if isinstance(failure, (SandboxCrashed, SandboxTimeout)):
+            failure.lost, failure.output = self._lost, "".join(session.head)
+        raise failure
+
+    async def _watch(self, session: Session, seconds: float) -> None:
+        """Kill a child whose broker is silent, or which outlives its deadline while nothing is asked of the host."""
+        computing = 0.0
+        since = time.monotonic()
+        while True:
+            with anyio.move_on_after(_PING_WITHIN) as patience:
+                await anyio.sleep(_PING_EVERY)
+                try:
+                    await session.peer.request("ping", {}, Empty)
+                except (ConnectionEnded, RemoteError, ProtocolError):
+                    return
+            now = time.monotonic()
+            computing += 0.0 if session.peer.open_calls else now - since
+            since = now
+            if patience.cancelled_caught:
+                session.kill(f"the sandbox did not answer for {_PING_WITHIN:g} s")
+            elif computing > seconds + _BROKER_GRACE:
+                session.kill(f"the sandbox did not end a cell within {_BROKER_GRACE:g} s of its deadline")
+
+    def _executed(self, session: Session, ran: Ran) -> Executed:
+        lost, self._lost = self._lost, ()
+        self._names = tuple(name for name in ran.names if name.isidentifier())
+        final = session.finals[0] if session.finals else None
+        error = ran.error
+        if ran.timed_out:
+            note = "the cell ran out of time and was interrupted; its variables are kept"
+            error = f"{error}\n({note})" if error else f"KeyboardInterrupt: {note}"
+        return Executed(
+            stdout="".join(text for stream, text in ran.output if stream == "stdout"),
+            stderr="".join(text for stream, text in ran.output if stream == "stderr"),
+            output="".join(text for _, text in ran.output),
+            truncated=ran.truncated,
+            error=error,
+            value=None if ran.value is None else decode(ran.value),
+            final=None if final is None else decode(final),
+            has_final=final is not None,
+            seconds=ran.seconds,
+            timed_out=ran.timed_out,
+            lost=lost,
+            names=self._names,
+        )
+
+
+async def _image(path: Path, options: SandboxOptions) -> bytes | None:
+    """The memory image at `path`, made if there is none; None if it cannot be had, which costs only speed."""
+    image = await anyio.to_thread.run_sync(images.load, path)
+    if image is not None:
+        return image
+    with images.making(path) as mine:
+        if not mine:
+            return None
+        image = await make_image(options)
+        await anyio.to_thread.run_sync(images.save, path, image)
+        return image
+
+
+def _variable(name: str, value: object, memory_mb: int) -> _Variable:
+    """The form in which a variable travels. Raises ValueError if it does not fit, TypeError for what has no form."""
+    if not name.isidentifier() or name.startswith("__"):
+        raise ValueError(f"{name!r} is not a name for a variable")
+    if isinstance(value, str):
+        variable = _Variable("text", well_formed(value).encode())
+        held = sys.getsizeof(value)
+    elif isinstance(value, (bytes, bytearray)):
+        variable = _Variable("bytes", bytes(value))
+        held = len(value)
+    else:
+        variable = _Variable("value", encode(value).encode())
+        held = 4 * len(variable.content)
+    # while it is loaded, its bytes are there beside the object made of them
+    needed = (len(variable.content) + held) / 1_000_000
+    if needed > memory_mb * 1.048576:
+        raise ValueError(
+            f"{name} needs about {needed:,.0f} MB in the sandbox, which has {memory_mb:,} MB: "
+            f"raise memory_mb (at most {MAX_MEMORY_MB:,}) or load a part of it"
+        )
+    return variable

@@ -1,0 +1,307 @@
+"""One child and the connection to it: started, initialised, its calls answered, and its death given a name.
+
+Knows the messages of the protocol (`wire.py`). Does not know what a caller's variables are, nor that there may be a
+next child: that is `sandbox.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import msgspec
+
+from rlm_wasm.errors import (
+    FunctionError,
+    LimitExceeded,
+    ProtocolError,
+    SandboxCrashed,
+    SandboxError,
+    SandboxStartError,
+)
+from rlm_wasm.sandbox import image as images
+from rlm_wasm.sandbox import peer as rpc
+from rlm_wasm.sandbox.peer import ConnectionEnded, Handler, Peer, RemoteError, decode_strictly
+from rlm_wasm.sandbox.process import (
+    MAX_MEMORY_MB,
+    Child,
+    ChildOptions,
+    check_runtime,
+    deno_version,
+    spawned,
+)
+from rlm_wasm.sandbox.values import decode, encode, well_formed
+from rlm_wasm.sandbox.wire import PROTOCOL
+
+HostFunction = Callable[..., Any]
+OnPrint = Callable[[str, str], None]
+
+_START_WITHIN = 60.0
+_G = TypeVar("_G", bound="_Greeting")
+
+
+class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """All that can be chosen about a sandbox.
+
+    `functions`: host functions by name, sync (run in a thread) or async. `memory_mb`: megabytes beyond what boot
+    needs. `output_chars`: characters of output kept for a cell. `max_output_words`: words kept, None for no cap.
+    `timeout`: seconds of computing for a cell. `max_concurrency`: host functions running at once. `deno`: the path of
+    a Deno binary. `use_image`: start from a memory image on disk, and make one if there is none.
+    """
+
+    functions: Mapping[str, HostFunction] = {}
+    # enough for a 100 MB text and what is made of it; a laptop has it
+    memory_mb: int = 1024
+    # about 2,500 tokens: what a model reads without losing sight of the rest
+    output_chars: int = 10_000
+    max_output_words: int | None = None
+    timeout: float = 60.0
+    max_concurrency: int = 16
+    deno: str | os.PathLike[str] | None = None
+    use_image: bool = True
+
+    def __post_init__(self) -> None:
+        for name in self.functions:
+            if not name.isidentifier() or not name.isascii():
+                raise ValueError(f"functions: {name!r} is not a plain Python name")
+        for field in ("memory_mb", "output_chars", "timeout", "max_concurrency"):
+            if not getattr(self, field) > 0:
+                raise ValueError(f"{field} must be above 0, not {getattr(self, field)!r}")
+        if self.memory_mb > MAX_MEMORY_MB:
+            raise ValueError(f"memory_mb: at most {MAX_MEMORY_MB}, the address space of 32-bit WebAssembly")
+        if self.max_output_words is not None and self.max_output_words < 1:
+            raise ValueError("max_output_words must be above 0")
+
+
+class _Greeting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    protocol: int
+
+
+class Initialized(_Greeting, frozen=True, forbid_unknown_fields=True):
+    deno: str
+    v8: str
+
+
+class ImageMade(_Greeting, frozen=True, forbid_unknown_fields=True):
+    image: int
+
+
+class Ran(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    output: list[tuple[str, str]]
+    truncated: int
+    error: str | None
+    value: str | None
+    names: list[str]
+    timed_out: bool
+    seconds: float
+
+
+class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    value: str
+
+
+class _Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    request: str
+
+
+class _Printed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    stream: str
+    text: str
+
+
+class Empty(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class Session:
+    """One child and the connection to it, from spawn to death."""
+
+    def __init__(self, child: Child, options: SandboxOptions, on_print: OnPrint | None, max_blob: int) -> None:
+        self._child = child
+        self._options = options
+        self._on_print = on_print
+        self._limiter = anyio.Semaphore(options.max_concurrency)
+        self.peer = Peer(child.stdin, child.stdout, Handler(self._request, self._notified), max_blob=max_blob)
+        self.error: ProtocolError | None = None
+        self.killed_because: str | None = None
+        self.head: list[str] = []
+        self.finals: list[str] = []
+        self.running = False
+        self.ended = False
+
+    @property
+    def deno(self) -> Path:
+        """The Deno binary that runs it."""
+        return self._child.deno
+
+    async def serve(self) -> None:
+        """Move frames until the child ends; it is dead when this returns."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._child.drain_stderr)
+                try:
+                    await self.peer.serve()
+                except ProtocolError as error:
+                    self.error = error
+                finally:
+                    self.ended = True
+                    self._child.kill()
+        finally:
+            self._child.kill()
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in the cell that runs."""
+        self.peer.notify("interrupt", {})
+
+    def kill(self, because: str) -> None:
+        self.killed_because = because
+        self._child.kill()
+
+    async def why(self) -> SandboxError:
+        """What the child's end is to be called."""
+        if self.error is not None:
+            return self.error
+        code = await self._child.ended(within=2)
+        how = f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
+        message = self.killed_because or f"the sandbox's process ended {how}"
+        tail = self._child.stderr_tail
+        return SandboxCrashed(f"{message}{': ' + tail[-500:] if tail else ''}", exit_code=code, stderr_tail=tail)
+
+    async def _request(self, method: str, params: msgspec.Raw) -> object:
+        if method != "call" or not self.running:
+            raise RemoteError(rpc.METHOD_NOT_FOUND, "nothing may be asked for now")
+        request = decode(decode_strictly(params, _Call).request)
+        try:
+            name, args, kwargs = request
+            function = self._options.functions[name]
+        except (ValueError, TypeError, KeyError):
+            raise RemoteError(rpc.FUNCTION_FAILED, "there is no such host function") from None
+        async with self._limiter:
+            return {"value": await _called(name, function, args, kwargs)}
+
+    def _notified(self, method: str, params: msgspec.Raw) -> None:
+        if method == "printed":
+            printed = decode_strictly(params, _Printed)
+            # what the jail posts as printed is hearsay: no more is kept than a cell may print
+            if sum(map(len, self.head)) < self._options.output_chars:
+                self.head.append(printed.text)
+                if self._on_print is not None:
+                    self._on_print(printed.stream, printed.text)
+        elif method == "final":
+            if not self.finals:
+                self.finals.append(decode_strictly(params, Value).value)
+        else:
+            raise ProtocolError(f"a notification that does not exist: {method[:100]!r}")
+
+
+async def _called(name: str, function: HostFunction, args: Any, kwargs: Any) -> str:
+    """The result of a host function as a value; its failures as the child may know them."""
+    try:
+        if inspect.iscoroutinefunction(function):
+            result = await function(*args, **kwargs)
+        else:
+            result = await anyio.to_thread.run_sync(lambda: function(*args, **kwargs), abandon_on_cancel=True)
+            if inspect.isawaitable(result):
+                result = await result
+        return encode(result)
+    except FunctionError as error:
+        raise RemoteError(rpc.FUNCTION_FAILED, well_formed(f"{name}: {error}")[:4000]) from error
+    except LimitExceeded as error:
+        data = None if error.partial is None else {"partial": encode(error.partial)}
+        raise RemoteError(rpc.LIMIT_REACHED, str(error), data) from error
+    except Exception as error:
+        # its text may hold keys and paths: only the class name goes down
+        raise RemoteError(rpc.FUNCTION_FAILED, f"{name}: {type(error).__name__}") from error
+
+
+@asynccontextmanager
+async def background_tasks() -> AsyncIterator[anyio.abc.TaskGroup]:
+    """A task group whose tasks end with the block, and which lets the block's own exception through as it is.
+
+    A plain task group would wrap it in an ExceptionGroup, and a caller's `except SandboxCrashed` would miss it.
+    """
+    failure: BaseException | None = None
+    async with anyio.create_task_group() as tasks:
+        try:
+            yield tasks
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as exception:
+            failure = exception
+        finally:
+            tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+async def serve_child(
+    options: SandboxOptions,
+    on_print: OnPrint | None = None,
+    max_blob: int = 0,
+    *,
+    task_status: anyio.abc.TaskStatus[Session],
+) -> None:
+    """Spawn a child, hand out its `Session`, and serve it until it ends. To be started in a task group."""
+    async with spawned(ChildOptions(options.deno, options.memory_mb)) as child:
+        session = Session(child, options, on_print, max_blob)
+        task_status.started(session)
+        await session.serve()
+
+
+async def initialize(session: Session, options: SandboxOptions, image: bytes | None) -> Initialized:
+    """The first exchange. Raises SandboxStartError, which says what to do."""
+    params: dict[str, object] = {
+        "protocol": PROTOCOL,
+        "functions": list(options.functions),
+        "output_chars": options.output_chars,
+    }
+    if options.max_output_words is not None:
+        params["output_words"] = options.max_output_words
+    if image is not None:
+        params["image"] = session.peer.next_blob_id
+    return await _first_exchange(session, "initialize", params, Initialized, () if image is None else (image,))
+
+
+async def make_image(options: SandboxOptions) -> bytes:
+    """Boot a child that sees no data, and take its memory image. Raises SandboxStartError."""
+    async with background_tasks() as tasks:
+        session: Session = await tasks.start(serve_child, options, None, images.MAX_BYTES)
+        made = await _first_exchange(session, "make_image", {"protocol": PROTOCOL}, ImageMade, ())
+        return session.peer.blobs.pop(made.image)
+
+
+async def _first_exchange(
+    session: Session, method: str, params: object, into: type[_G], blobs: tuple[bytes, ...]
+) -> _G:
+    try:
+        with anyio.fail_after(_START_WITHIN):
+            reply = await session.peer.request(method, params, into, blobs)
+    except (RemoteError, ConnectionEnded, ProtocolError, TimeoutError) as error:
+        session.kill("it did not start")
+        raise await _start_error(session, error) from error
+    if reply.protocol != PROTOCOL:
+        session.kill("it speaks another protocol")
+        raise SandboxStartError(
+            f"the runtime files speak protocol {reply.protocol}, not {PROTOCOL}: reinstall rlm-wasm"
+        )
+    return reply
+
+
+async def _start_error(session: Session, error: Exception) -> SandboxStartError:
+    """What stopped the start, looked for where it can be mended: files, Deno's version, what the child said."""
+    try:
+        check_runtime()
+        await anyio.to_thread.run_sync(deno_version, session.deno)
+    except SandboxStartError as known:
+        return known
+    if isinstance(error, TimeoutError):
+        return SandboxStartError(f"the sandbox did not start within {_START_WITHIN:g} s")
+    said = error.message if isinstance(error, RemoteError) else str(await session.why())
+    return SandboxStartError(f"the sandbox did not start: {said}")

@@ -1,0 +1,153 @@
+"""Values as JSON texts: how Python objects enter and leave the sandbox without losing their type.
+
+A value travels as a JSON text inside a string of a message, so that no JavaScript number ever touches it. Plain JSON
+stands for itself; what JSON lacks is an object with one key that begins with `$`:
+
+    {"$int": "0x..."}      an int outside 64 bits           {"$float": "nan" | "inf" | "-inf"}
+    {"$tuple": [...]}      {"$set": [...]}                  {"$frozenset": [...]}
+    {"$bytes": base64}     {"$decimal": "1.10"}             {"$dict": [[key, value], ...]}
+    {"$datetime": iso}     {"$date": iso}                   {"$time": iso}
+
+`$dict` carries every dict that has a key which is not a str or which begins with `$`. Rules for the rest: lone
+surrogates become U+FFFD; NUL is an ordinary character; subclasses become their base (an Enum its value, a dataclass or
+a msgspec Struct a dict); what is nested more than 100 deep, so a cycle too, is a ValueError; any other type is a
+TypeError. Twin of `deno/values.py`; `tests/golden/values.json` holds both to the same texts.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import datetime
+import decimal
+import enum
+import json
+from collections import deque
+from collections.abc import Callable
+from typing import Any, cast
+
+import msgspec
+
+from rlm_wasm.errors import ProtocolError
+
+MAX_DEPTH = 100
+
+
+def well_formed(text: str) -> str:
+    """`text` with each lone surrogate replaced by U+FFFD, and surrogate pairs joined."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text if type(text) is str else str.__str__(text)
+
+
+def encode(value: object) -> str:
+    """The JSON text of `value`. Raises TypeError for a type without a rule, ValueError for too deep a nesting."""
+    return json.dumps(_tagged(value, 0), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def decode(text: str) -> Any:
+    """The value of a JSON text that came out of the sandbox. Raises ProtocolError for one that breaks the rules."""
+    try:
+        return _untagged(json.loads(text, parse_constant=_refuse), 0)
+    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError, AttributeError) as error:
+        raise ProtocolError(f"the sandbox sent a value that breaks the rules: {type(error).__name__}") from error
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def _tagged(value: object, depth: int) -> object:
+    kind = type(value)
+    if kind is str:
+        return well_formed(cast(str, value))
+    if value is None or kind is bool:
+        return value
+    if kind is int:
+        number = cast(int, value)
+        return number if -(2**63) <= number < 2**63 else {"$int": hex(number)}
+    if kind is float:
+        return value if cast(float, value) - cast(float, value) == 0 else {"$float": repr(value)}
+    if depth >= MAX_DEPTH:
+        raise ValueError(f"the value is nested more than {MAX_DEPTH} deep (or holds itself)")
+    depth += 1
+    if kind is list:
+        return [_tagged(item, depth) for item in cast("list[object]", value)]
+    if kind is dict:
+        return _tagged_dict(cast("dict[object, object]", value), depth)
+    if kind in _SEQUENCES:
+        return {_SEQUENCES[kind]: [_tagged(item, depth) for item in cast("tuple[object, ...]", value)]}
+    if kind in _TEXTS:
+        tag, write, _ = _TEXTS[kind]
+        return {tag: write(value)}
+    return _tagged(_plain(value), depth)
+
+
+def _tagged_dict(value: dict[object, object], depth: int) -> object:
+    if all(type(key) is str and key[:1] != "$" for key in value):
+        return {well_formed(cast(str, key)): _tagged(item, depth) for key, item in value.items()}
+    return {"$dict": [[_tagged(key, depth), _tagged(item, depth)] for key, item in value.items()]}
+
+
+def _plain(value: Any) -> object:
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, msgspec.Struct):
+        return msgspec.structs.asdict(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, str):
+        return str.__str__(value)
+    for base in (int, float, dict, list, tuple, set, frozenset):
+        if isinstance(value, base):
+            return base(value)
+    if isinstance(value, (datetime.datetime, datetime.date)):
+        base = datetime.datetime if isinstance(value, datetime.datetime) else datetime.date
+        return base.fromisoformat(value.isoformat())
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(cast(bytearray, value))
+    if isinstance(value, (range, deque, type({}.keys()), type({}.values()), type({}.items()))):
+        return list(cast("list[object]", value))
+    raise TypeError(f"a {type(value).__name__} cannot be sent to the sandbox")
+
+
+_SEQUENCES: dict[type, str] = {tuple: "$tuple", set: "$set", frozenset: "$frozenset"}
+_TEXTS: dict[type, tuple[str, Callable[[Any], str], Callable[[str], object]]] = {
+    bytes: (
+        "$bytes",
+        lambda value: base64.b64encode(value).decode(),
+        lambda text: base64.b64decode(text, validate=True),
+    ),
+    datetime.datetime: ("$datetime", datetime.datetime.isoformat, datetime.datetime.fromisoformat),
+    datetime.date: ("$date", datetime.date.isoformat, datetime.date.fromisoformat),
+    datetime.time: ("$time", datetime.time.isoformat, datetime.time.fromisoformat),
+    decimal.Decimal: ("$decimal", str, decimal.Decimal),
+}
+_READERS: dict[str, Callable[[Any, int], object]] = {
+    "$int": lambda text, _: int(text, 16),
+    "$float": lambda text, _: {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}[text],
+    "$tuple": lambda items, depth: tuple(_untagged(item, depth) for item in items),
+    "$set": lambda items, depth: {_untagged(item, depth) for item in items},
+    "$frozenset": lambda items, depth: frozenset(_untagged(item, depth) for item in items),
+    "$dict": lambda pairs, depth: {_untagged(key, depth): _untagged(item, depth) for key, item in pairs},
+    **{tag: (lambda text, _, read=read: read(text)) for tag, _, read in _TEXTS.values()},
+}
+
+
+def _untagged(value: object, depth: int) -> object:
+    # twice as deep as what is written: a tag is a level of its own
+    if depth > 2 * MAX_DEPTH + 2:
+        raise ValueError("nested too deeply")
+    depth += 1
+    if type(value) is list:
+        return [_untagged(item, depth) for item in cast("list[object]", value)]
+    if type(value) is not dict:
+        return value
+    fields = cast("dict[str, object]", value)
+    if len(fields) == 1:
+        [(key, item)] = fields.items()
+        if key[:1] == "$":
+            return _READERS[key](item, depth)
+    return {key: _untagged(item, depth) for key, item in fields.items()}

@@ -1,0 +1,172 @@
+"""The wire: frames on the child's stdin and stdout. This docstring is the protocol's specification.
+
+**Frames.** Those of the Language Server Protocol's base protocol: header lines ended by CR LF, an empty line, a body.
+`Content-Length` is required. A body with no `Content-Type`, or one of `application/vscode-jsonrpc` or
+`application/json` in UTF-8, is a JSON-RPC 2.0 message (no batches), at most 64 MiB. A body of
+`application/octet-stream` is a *blob*: raw bytes, at most 4 GiB, with a `Content-Id: N` by which one later message of
+the same direction refers to them. A client that never sends a blob loses nothing but speed.
+
+**Methods of the child.** Version 1; `protocol` is checked by both sides in the first exchange.
+
+    initialize   {protocol, functions: [name], output_chars, output_words?, image?: blob}
+                                             -> {protocol, deno, v8}
+    make_image   {protocol}                  -> {protocol, image: blob}     the blob is sent ahead of the reply
+    load         {name, kind, blob | text}   -> {}                          kind: "text" (UTF-8), "bytes", "value"
+    execute      {code, timeout}             -> {output, truncated, error, value, names, timed_out, seconds}
+    get          {name}                      -> {value}
+    interrupt    {}                          -> null                        KeyboardInterrupt in the running cell
+    ping         {}                          -> {}
+    shutdown     {}                          -> null                        then the process ends
+
+**Methods of the host.** `call {request}` -> `{value}`: a cell calls a host function; `request` is the value
+`[name, args, kwargs]`. Notifications: `printed {stream, text}`, the head of a cell's output as it comes; `final
+{value}`, what the cell gave to FINAL.
+
+Values (`value`, `request`, a blob or text of kind "value") are JSON texts as `values.py` defines them. `timeout` and
+`seconds` are seconds of computing, `output` is a list of `[stream, text]` in order, `truncated` the number of
+characters left out.
+
+**Errors.** -32000 a host function failed (the message is shown to the cell), -32001 the cell did not end after its
+interrupt, -32002 the interpreter died, -32003 another protocol version, -32004 a limit of the run is reached (`data:
+{partial}`, a value), -32005 the sandbox could not be started or does not hold. After -32001, -32002 and -32005 the
+child ends.
+
+This module does no I/O. Everything that a hostile child can send ends in a frame or in `ProtocolError`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+from rlm_wasm.errors import ProtocolError
+
+PROTOCOL = 1
+MAX_MESSAGE = 64 * 1024 * 1024
+MAX_HEADER = 1024
+_JSON_TYPE = re.compile(rb"application/(vscode-jsonrpc|json)\s*(;\s*charset=utf-?8)?", re.IGNORECASE)
+_END_OF_HEADER = b"\r\n\r\n"
+
+
+class RpcError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The error of a reply."""
+
+    code: int
+    message: str
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A JSON-RPC 2.0 message: a request, a notification or a reply. `params` and `result` are not yet decoded."""
+
+    jsonrpc: str
+    id: int | msgspec.UnsetType = msgspec.UNSET
+    method: str | msgspec.UnsetType = msgspec.UNSET
+    params: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: RpcError | msgspec.UnsetType = msgspec.UNSET
+
+
+class Blob(msgspec.Struct, frozen=True):
+    """Raw bytes that a later message refers to by `id`."""
+
+    id: int
+    content: bytes
+
+
+_decoder = msgspec.json.Decoder(Message)
+
+
+def encode_message(message: object) -> bytes:
+    """The frame of one JSON-RPC message (a mapping)."""
+    body = msgspec.json.encode(message)
+    return b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+
+
+def encode_blob_header(id: int, length: int) -> bytes:
+    """The header of a blob's frame; its `length` bytes follow on the pipe."""
+    return b"Content-Length: %d\r\nContent-Type: application/octet-stream\r\nContent-Id: %d\r\n\r\n" % (length, id)
+
+
+def decode_message(body: bytes) -> Message:
+    """Decode a JSON body strictly. Raises ProtocolError."""
+    try:
+        message = _decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"not a message of the protocol: {error}") from error
+    if message.jsonrpc != "2.0":
+        raise ProtocolError("not a JSON-RPC 2.0 message")
+    return message
+
+
+class FrameReader:
+    """Takes the child's bytes apart into frames.
+
+    `max_blob` is the largest blob that is accepted, in bytes; 0, the default, refuses all: a child sends one only when
+    it was asked for a memory image. A frame is refused by its length before anything is kept for it.
+    """
+
+    def __init__(self, max_blob: int = 0) -> None:
+        self._max_blob = max_blob
+        self._buffer = bytearray()
+        self._header: tuple[int, int | None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        """True between frames: the only place where the pipe may end."""
+        return self._header is None and not self._buffer
+
+    def feed(self, chunk: bytes) -> Iterator[Message | Blob]:
+        """Take the next bytes; gives the frames that they complete. Raises ProtocolError."""
+        self._buffer += chunk
+        while True:
+            if self._header is None:
+                self._header = self._take_header()
+                if self._header is None:
+                    return
+            length, blob = self._header
+            if len(self._buffer) < length:
+                return
+            with memoryview(self._buffer) as view:
+                body = bytes(view[:length])
+            del self._buffer[:length]
+            self._header = None
+            yield decode_message(body) if blob is None else Blob(blob, body)
+
+    def _take_header(self) -> tuple[int, int | None] | None:
+        end = self._buffer.find(_END_OF_HEADER, 0, MAX_HEADER)
+        if end < 0:
+            if len(self._buffer) >= MAX_HEADER:
+                raise ProtocolError(f"a header is longer than {MAX_HEADER} bytes")
+            return None
+        header = bytes(self._buffer[:end])
+        del self._buffer[: end + len(_END_OF_HEADER)]
+        return self._parse_header(header)
+
+    def _parse_header(self, header: bytes) -> tuple[int, int | None]:
+        fields: dict[bytes, bytes] = {}
+        for line in header.split(b"\r\n"):
+            name, colon, value = line.partition(b":")
+            name = name.strip().lower()
+            if not colon or not name or name in fields:
+                raise ProtocolError(f"bad header line: {line[:100]!r}")
+            fields[name] = value.strip()
+        length = _number(fields.get(b"content-length", b""), "Content-Length")
+        kind = fields.get(b"content-type", b"")
+        if kind == b"application/octet-stream":
+            if length > self._max_blob:
+                raise ProtocolError(f"a blob of {length} bytes where at most {self._max_blob} were expected")
+            return length, _number(fields.get(b"content-id", b""), "Content-Id")
+        if kind and not _JSON_TYPE.fullmatch(kind):
+            raise ProtocolError(f"unknown Content-Type: {kind[:100]!r}")
+        if length > MAX_MESSAGE:
+            raise ProtocolError(f"a message of {length} bytes is too large")
+        return length, None
+
+
+def _number(text: bytes, name: str) -> int:
+    if not re.fullmatch(rb"[0-9]{1,15}", text):
+        raise ProtocolError(f"{name} is not a number: {text[:100]!r}")
+    return int(text)
