@@ -56,8 +56,14 @@ function settings(params: Fields): Settings {
 /** What must fail in a process that holds no permission; in words, what did not. */
 async function findPermissions(): Promise<string[]> {
   const holes: string[] = [];
-  for (const name of ["read", "write", "net", "env", "run", "ffi", "sys", "import"] as Deno.PermissionName[]) {
-    if (Deno.permissions.querySync({ name }).state !== "denied") holes.push(`the permission ${name} is not denied`);
+  for (
+    const name of ["read", "write", "net", "env", "run", "ffi", "sys", "import"] as Deno.PermissionName[]
+  ) {
+    if (Deno.permissions.querySync({ name }).state !== "denied") {
+      holes.push(
+        `the permission ${name} is not denied`,
+      );
+    }
   }
   const attempts: [string, () => unknown][] = [
     ["a file can be read", () => Deno.readFileSync("/")],
@@ -100,9 +106,14 @@ const host = {
       const reply = fields(await peer.request("call", { request }), "the reply to a call");
       return JSON.stringify({ value: text(reply, "value") });
     } catch (error) {
-      const limit = error instanceof RpcError && error.code === ErrorCode.limitReached;
-      const partial = limit && error.data ? (error.data as Fields).partial : undefined;
-      return JSON.stringify({ kind: limit ? "limit" : "function", message: (error as Error).message, partial });
+      const known = error instanceof RpcError ? error : null;
+      const limit = known?.code === ErrorCode.limitReached;
+      const partial = (known?.data as Fields | undefined)?.partial;
+      return JSON.stringify({
+        kind: limit ? "limit" : "function",
+        message: (error as Error).message,
+        partial,
+      });
     }
   },
   printed: (stream: string, text: string) => peer.notify("printed", { stream, text }),

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { encodeBlobHeader, encodeMessage, type Frame, FrameReader, WireError } from "./wire.ts";
+import { encodeBlobHeader, encodeMessage, type Frame, FrameReader, type Message, WireError } from "./wire.ts";
 
 /** The JSON-RPC 2.0 error codes in use; those above -32100 and below -32000 are this protocol's own. */
 export const ErrorCode = {
@@ -41,6 +41,15 @@ export class RpcError extends Error {
   }
 }
 
+/** The pipe ended between two frames; nothing more will come. */
+export class ConnectionEnded extends Error {
+  override name = "ConnectionEnded";
+
+  constructor() {
+    super("the pipe has ended");
+  }
+}
+
 /** The pipe under a peer. */
 export interface Pipe {
   /** Read into the buffer; the count, or null at the end. */
@@ -49,8 +58,13 @@ export interface Pipe {
   write(bytes: Uint8Array): void;
 }
 
-/** What answers requests and takes notifications. */
+/** What answers requests and takes notifications, whose results and failures nobody sees. */
 export type Handler = (method: string, params: unknown) => unknown;
+
+/** Requests of the other side that may be open at once. */
+const MAX_OPEN_CALLS = 10_000;
+/** Blobs that may wait for the message that refers to them. */
+const MAX_HELD_BLOBS = 16;
 
 type Fields = Record<string, unknown>;
 
@@ -64,18 +78,28 @@ export function fields(value: unknown, what: string): Fields {
 export class Peer {
   #pipe: Pipe;
   #handler: Handler;
-  #reader = new FrameReader();
+  #reader: FrameReader;
   #nextId = 0;
   #pending = new Map<number, { resolve: (result: unknown) => void; reject: (error: Error) => void }>();
+  #openCalls = new Set<unknown>();
   #blobs = new Map<number, Uint8Array<ArrayBuffer>>();
+  #ended: Error | null = null;
 
-  constructor(pipe: Pipe, handler: Handler) {
+  /** `maxBlob`: the largest blob that is accepted, in bytes; what `FrameReader` takes if it is not given. */
+  constructor(pipe: Pipe, handler: Handler, maxBlob?: number) {
     this.#pipe = pipe;
     this.#handler = handler;
+    this.#reader = new FrameReader(maxBlob);
   }
 
-  /** Ask the other side; rejects with `RpcError` if it answers with one. */
+  /** How many requests of the other side are being answered now. */
+  get openCalls(): number {
+    return this.#openCalls.size;
+  }
+
+  /** Ask the other side; rejects with `RpcError` if it answers with one, else with the reason why `serve` ended. */
   request(method: string, params: unknown): Promise<unknown> {
+    if (this.#ended) return Promise.reject(this.#ended);
     const id = ++this.#nextId;
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
     this.#pending.set(id, { resolve, reject });
@@ -104,42 +128,65 @@ export class Peer {
     return bytes;
   }
 
-  /** Read and serve until the pipe ends. Throws `WireError` on bytes that are not frames. */
+  /** Read and serve until the pipe ends; then nothing is pending any more. Throws `WireError` on what is no frame. */
   async serve(): Promise<void> {
+    let reason: Error = new ConnectionEnded();
+    try {
+      await this.#read();
+    } catch (error) {
+      throw reason = error as Error;
+    } finally {
+      this.#ended = reason;
+      for (const { reject } of this.#pending.values()) reject(reason);
+      this.#pending.clear();
+    }
+  }
+
+  async #read(): Promise<void> {
     for (;;) {
       const count = await this.#pipe.read(this.#reader.space());
       if (count === null) break;
       for (const frame of this.#reader.filled(count)) this.#take(frame);
     }
     if (!this.#reader.idle) throw new WireError("the pipe ended in the middle of a frame");
-    for (const { reject } of this.#pending.values()) reject(new WireError("the pipe has ended"));
-    this.#pending.clear();
   }
 
   #take(frame: Frame): void {
     if ("blob" in frame) {
       if (this.#blobs.has(frame.blob)) throw new WireError(`blob ${frame.blob} was sent twice`);
+      if (this.#blobs.size >= MAX_HELD_BLOBS) throw new WireError("blobs that no message refers to");
       this.#blobs.set(frame.blob, frame.bytes);
       return;
     }
-    const message = frame.message as Fields | null;
-    if (typeof message !== "object" || message === null || message.jsonrpc !== "2.0") {
-      throw new WireError("not a JSON-RPC 2.0 message");
+    const { message } = frame;
+    if (message.method === undefined) {
+      this.#settle(message);
+      return;
     }
-    if (typeof message.method === "string") void this.#answer(message.id, message.method, message.params);
-    else this.#settle(message);
+    this.#open(message.id);
+    void this.#answer(message.id, message.method, message.params);
   }
 
-  #settle(message: Fields): void {
-    const waiting = this.#pending.get(message.id as number);
-    if (!waiting) throw new WireError(`a reply to nothing that was asked: ${JSON.stringify(message.id)}`);
-    this.#pending.delete(message.id as number);
-    const error = message.error as Fields | undefined;
-    if (!error) waiting.resolve(message.result);
-    else waiting.reject(new RpcError(Number(error.code), String(error.message), error.data));
+  #settle({ id, result, error }: Message): void {
+    const waiting = this.#pending.get(id as number);
+    if (!waiting) throw new WireError(`a reply to nothing that was asked: ${JSON.stringify(id)}`);
+    if ((result === undefined) === (error === undefined)) {
+      throw new WireError("a reply with neither a result nor an error, or with both");
+    }
+    this.#pending.delete(id as number);
+    if (error) waiting.reject(new RpcError(error.code, error.message, error.data));
+    else waiting.resolve(result);
   }
 
-  async #answer(id: unknown, method: string, params: unknown): Promise<void> {
+  #open(id: Message["id"]): void {
+    if (id === undefined) return;
+    if (this.#openCalls.has(id) || this.#openCalls.size >= MAX_OPEN_CALLS) {
+      throw new WireError("a request with an id that is in use, or too many requests at once");
+    }
+    this.#openCalls.add(id);
+  }
+
+  async #answer(id: Message["id"], method: string, params: unknown): Promise<void> {
     let reply: Fields;
     try {
       reply = { result: (await this.#handler(method, params)) ?? null };
@@ -153,6 +200,8 @@ export class Peer {
         },
       };
     }
-    if (id !== undefined) this.#pipe.write(encodeMessage({ jsonrpc: "2.0", id, ...reply }));
+    if (id === undefined) return;
+    this.#openCalls.delete(id);
+    this.#pipe.write(encodeMessage({ jsonrpc: "2.0", id, ...reply }));
   }
 }

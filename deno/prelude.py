@@ -19,6 +19,7 @@ import time
 import traceback
 import warnings
 
+import rlm_threads
 import rlm_values
 from pyodide.ffi import run_sync
 from rlm_output import Output, Stream
@@ -29,20 +30,20 @@ MAX_NAMES = 256
 
 
 class FunctionError(RuntimeError):
-    """A host function failed."""
-
-    __module__ = "__main__"
-
-
-class LimitExceeded(RuntimeError):
-    """A limit of the run is reached. `partial` holds the replies that were still had, None where there is none."""
+    """A host function failed. `partial` holds what was had all the same: of a batch the answers that there were."""
 
     __module__ = "__main__"
     partial = None
 
 
+class LimitExceeded(FunctionError):
+    """A limit of the run is reached: what was asked for was not done."""
+
+    __module__ = "__main__"
+
+
 class Bridge:
-    """What JavaScript gave: set by `connect`, empty while an image is made."""
+    """The JavaScript functions: set by `connect`, empty while an image is made."""
 
     call = None
     emit = None
@@ -62,10 +63,12 @@ stdout, stderr = Stream("stdout"), Stream("stderr")
 reserved = set()
 
 
-def connect(call, emit, sleep, finish, settings):
+def connect(bridge, settings):
     """Install the bridge. `settings` is a JSON text: functions, output_chars, output_words."""
     settings = json.loads(settings)
-    Bridge.call, Bridge.emit, Bridge.sleep, Bridge.finish = call, emit, sleep, finish
+    Bridge.call, Bridge.emit, Bridge.sleep, Bridge.finish = bridge.call, bridge.emit, bridge.sleep, bridge.finish
+    rlm_threads.Waits.spawn, rlm_threads.Waits.wait = bridge.spawn, wait
+    rlm_threads.Waits.park, rlm_threads.Waits.wake = bridge.park, bridge.wake
     Cell.max_chars, Cell.max_words = settings["output_chars"], settings["output_words"]
     sys.stdout, sys.stderr = stdout, stderr
     # the state in the image is the same for all sandboxes that start from it
@@ -81,7 +84,7 @@ def reserve(name, value):
 
 def wait(promise):
     """Block this stack until `promise` resolves; the host meanwhile answers other stacks."""
-    answer = run_sync(promise)
+    answer = rlm_threads.wait(run_sync, promise)
     if answer is None:
         raise KeyboardInterrupt
     return answer
@@ -99,12 +102,10 @@ def host_function(name):
 def answered(reply):
     if "value" in reply:
         return rlm_values.decode(reply["value"])
-    if reply["kind"] == "limit":
-        error = LimitExceeded(reply["message"])
-        if reply.get("partial") is not None:
-            error.partial = rlm_values.decode(reply["partial"])
-        raise error
-    raise FunctionError(reply["message"])
+    error = (LimitExceeded if reply["kind"] == "limit" else FunctionError)(reply["message"])
+    if reply.get("partial") is not None:
+        error.partial = rlm_values.decode(reply["partial"])
+    raise error
 
 
 # --- names that every cell has -------------------------------------------------------------------------------------
@@ -265,7 +266,7 @@ def run_until_complete(coroutine):
         except BaseException as exception:
             outcome.append((None, exception))
 
-    run_sync(contained())
+    rlm_threads.wait(run_sync, contained())
     value, exception = outcome[0]
     if exception is not None:
         raise exception

@@ -52,7 +52,11 @@ export function removeOutside(): void {
   for (const name of ["groupEnd", "groupCollapsed", "time", "timeEnd", "timeLog", "count", "clear"]) {
     silent[name] = () => {};
   }
-  Object.defineProperty(globals, "console", { value: Object.freeze(silent), writable: false, configurable: false });
+  Object.defineProperty(globals, "console", {
+    value: Object.freeze(silent),
+    writable: false,
+    configurable: false,
+  });
 }
 
 /** Take away everything else that is not on the list of what stays. */
@@ -69,10 +73,43 @@ export function freezeIntrinsics(): void {
   const asyncFunction = Object.getPrototypeOf(async () => {}).constructor;
   const generatorFunction = Object.getPrototypeOf(function* () {}).constructor;
   const constructors = [
-    ...[Function, Array, String, Number, Boolean, Symbol, Promise, RegExp, Map, Set, WeakMap, WeakSet, BigInt, Date],
+    ...[
+      Function,
+      Array,
+      String,
+      Number,
+      Boolean,
+      Symbol,
+      Promise,
+      RegExp,
+      Map,
+      Set,
+      WeakMap,
+      WeakSet,
+      BigInt,
+      Date,
+    ],
     ...[ArrayBuffer, SharedArrayBuffer, DataView, typedArray, Uint8Array, Int8Array, Uint16Array, Int16Array],
-    ...[Uint32Array, Int32Array, Float32Array, Float64Array, Uint8ClampedArray, BigInt64Array, BigUint64Array],
-    ...[Proxy, FinalizationRegistry, WeakRef, TextEncoder, TextDecoder, MessagePort, MessageChannel, EventTarget, Event],
+    ...[
+      Uint32Array,
+      Int32Array,
+      Float32Array,
+      Float64Array,
+      Uint8ClampedArray,
+      BigInt64Array,
+      BigUint64Array,
+    ],
+    ...[
+      Proxy,
+      FinalizationRegistry,
+      WeakRef,
+      TextEncoder,
+      TextDecoder,
+      MessagePort,
+      MessageChannel,
+      EventTarget,
+      Event,
+    ],
     ...[asyncFunction, generatorFunction],
   ];
   for (const constructor of constructors) {
@@ -97,7 +134,9 @@ function throws(action: () => unknown): boolean {
 /** What of the emptied realm does not hold, in words; empty when all does. */
 export function findHoles(): string[] {
   const holes: string[] = [];
-  for (const name of [...OUTSIDE, "eval", "postMessage", "close", "Response", "Headers", "Blob", "FileReader"]) {
+  for (
+    const name of [...OUTSIDE, "eval", "postMessage", "close", "Response", "Headers", "Blob", "FileReader"]
+  ) {
     if (name in globals) holes.push(`${name} is still in the realm`);
   }
   const construct = (async () => {}).constructor as FunctionConstructor;

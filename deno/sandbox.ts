@@ -12,6 +12,7 @@ import wasmBytes from "./pyodide/pyodide.asm.wasm" with { type: "bytes" };
 import outputSource from "./output.py" with { type: "text" };
 import preludeSource from "./prelude.py" with { type: "text" };
 import realmSource from "./realm.ts" with { type: "text" };
+import threadsSource from "./threads.py" with { type: "text" };
 import valuesSource from "./values.py" with { type: "text" };
 import workerSource from "./worker.ts" with { type: "text" };
 
@@ -138,12 +139,10 @@ export class Sandbox {
   #calls = new Set<number>();
   #clock: ComputingClock | null = null;
   #dead: SandboxDead | null = null;
-  #booted: Job & { promise: Promise<unknown> };
+  #booted = Promise.withResolvers<unknown>();
 
   private constructor(host: Host) {
     this.#host = host;
-    const { promise, resolve, reject } = Promise.withResolvers<unknown>();
-    this.#booted = { promise, resolve, reject };
     // no permission is ever held in the jail; if this option were not understood the start would throw
     this.#worker = new Worker(blobUrl(workerSource, "application/typescript"), {
       type: "module",
@@ -184,7 +183,7 @@ export class Sandbox {
       wasm: new WebAssembly.Module(wasmBytes),
       stdlib,
       platform: PLATFORM,
-      modules: [["rlm_values", valuesSource], ["rlm_output", outputSource], ["rlm_prelude", preludeSource]],
+      modules: [["rlm_values", valuesSource], ["rlm_output", outputSource], ["rlm_threads", threadsSource], ["rlm_prelude", preludeSource]],
       interrupts: this.#interrupts,
       settings: JSON.stringify(settings),
       image,

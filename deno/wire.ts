@@ -13,8 +13,19 @@ export const MAX_MESSAGE = 64 * 1024 * 1024;
 export const MAX_BLOB = 4 * 1024 * 1024 * 1024 - 1;
 const MAX_HEADER = 1024;
 
+/** A JSON-RPC 2.0 message: a request, a notification or a reply. */
+export interface Message {
+  jsonrpc: "2.0";
+  /** Absent in a notification. */
+  id?: number | string | null;
+  method?: string;
+  params?: unknown;
+  result?: unknown;
+  error?: { code: number; message: string; data?: unknown };
+}
+
 /** A frame: a JSON-RPC message, or raw bytes with the number by which a message refers to them. */
-export type Frame = { message: unknown } | { blob: number; bytes: Uint8Array<ArrayBuffer> };
+export type Frame = { message: Message } | { blob: number; bytes: Uint8Array<ArrayBuffer> };
 
 /** The bytes are not frames. Nothing that follows on the same pipe can be trusted. */
 export class WireError extends Error {
@@ -50,18 +61,23 @@ function parseNumber(text: string, name: string): number {
   return Number(text);
 }
 
-function parseHeader(text: string): Header {
+function parseHeader(text: string, maxBlob: number): Header {
   const fields = new Map<string, string>();
   for (const line of text.split("\r\n")) {
     const colon = line.indexOf(":");
-    const name = line.slice(0, colon).trim().toLowerCase();
-    if (colon < 1 || fields.has(name)) throw new WireError(`bad header line: ${JSON.stringify(line)}`);
+    const name = line.slice(0, Math.max(colon, 0)).trim().toLowerCase();
+    // LSP's headers are ASCII; of other bytes two languages would not trim and fold the same ones
+    if (!name || fields.has(name) || /[^\0-\x7f]/.test(line)) {
+      throw new WireError(`bad header line: ${JSON.stringify(line.slice(0, 100))}`);
+    }
     fields.set(name, line.slice(colon + 1).trim());
   }
   const length = parseNumber(fields.get("content-length") ?? "", "Content-Length");
   const type = fields.get("content-type") ?? "";
   if (type === "application/octet-stream") {
-    if (length > MAX_BLOB) throw new WireError(`a blob of ${length} bytes is too large`);
+    if (length > maxBlob) {
+      throw new WireError(`a blob of ${length} bytes where at most ${maxBlob} were expected`);
+    }
     return { length, blob: parseNumber(fields.get("content-id") ?? "", "Content-Id") };
   }
   if (type && !/^application\/(vscode-jsonrpc|json)\s*(;\s*charset=utf-?8)?$/i.test(type)) {
@@ -71,18 +87,42 @@ function parseHeader(text: string): Header {
   return { length, blob: null };
 }
 
+const MEMBERS = new Set(["jsonrpc", "id", "method", "params", "result", "error"]);
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function isMessage(value: unknown): value is Message {
+  if (!isObject(value) || value.jsonrpc !== "2.0" || !Object.keys(value).every((name) => MEMBERS.has(name))) {
+    return false;
+  }
+  const { id = null, method = "", error } = value;
+  if (id !== null && typeof id !== "string" && !Number.isInteger(id)) return false;
+  if (typeof method !== "string") return false;
+  return error === undefined ||
+    isObject(error) && Number.isInteger(error.code) && typeof error.message === "string";
+}
+
 /**
  * Takes bytes apart into frames. The reader lends the place where the next bytes belong (`space`), so that a blob is
- * read from the pipe straight into its own buffer, then is told how many came (`filled`).
+ * read from the pipe straight into its own buffer, then is told how many came (`filled`). A frame is refused by its
+ * length before anything is kept for it; `maxBlob` is the largest blob that is accepted, in bytes.
  */
 export class FrameReader {
+  #maxBlob: number;
   #buffer = new Uint8Array(64 * 1024);
   #start = 0;
   #end = 0;
   #header: Header | null = null;
   #body: Uint8Array<ArrayBuffer> | null = null;
   #bodyEnd = 0;
-  #decoder = new TextDecoder("utf-8", { fatal: true });
+  // a byte order mark is no JSON, and is not to be swallowed here
+  #decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+  constructor(maxBlob = MAX_BLOB) {
+    this.#maxBlob = maxBlob;
+  }
 
   /** Where to put the bytes that come next; never empty. */
   space(): Uint8Array<ArrayBuffer> {
@@ -117,7 +157,7 @@ export class FrameReader {
     for (let i = this.#start; i + 3 < limit; i++) {
       const b = this.#buffer;
       if (b[i] === 13 && b[i + 1] === 10 && b[i + 2] === 13 && b[i + 3] === 10) {
-        this.#header = parseHeader(this.#text(this.#buffer.subarray(this.#start, i)));
+        this.#header = parseHeader(this.#text(this.#buffer.subarray(this.#start, i)), this.#maxBlob);
         this.#start = i + 4;
         return true;
       }
@@ -155,11 +195,15 @@ export class FrameReader {
     }
   }
 
-  #parse(bytes: Uint8Array): unknown {
+  #parse(bytes: Uint8Array): Message {
+    const text = this.#text(bytes);
+    let message: unknown;
     try {
-      return JSON.parse(this.#text(bytes));
-    } catch (error) {
-      throw error instanceof WireError ? error : new WireError("not JSON");
+      message = JSON.parse(text);
+    } catch {
+      throw new WireError("not JSON");
     }
+    if (!isMessage(message)) throw new WireError("not a JSON-RPC 2.0 message");
+    return message;
   }
 }

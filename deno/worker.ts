@@ -15,13 +15,21 @@ type Settings = Record<string, unknown>;
 interface PyFunction {
   (...args: unknown[]): unknown;
   callPromising(...args: unknown[]): Promise<unknown>;
+  copy(): PyFunction;
+  destroy(): void;
+}
+interface Prelude {
+  connect: PyFunction;
+  run_cell: PyFunction;
+  load_buffer: PyFunction;
+  get: PyFunction;
 }
 interface Py {
   version: string;
   runPython(code: string): unknown;
-  pyimport(name: string): Record<string, PyFunction>;
+  pyimport(name: string): Prelude;
   setInterruptBuffer(buffer: Uint8Array): void;
-  makeMemorySnapshot(): Uint8Array;
+  makeMemorySnapshot(): Uint8Array<ArrayBuffer>;
   FS: { writeFile(path: string, text: string): void; mkdirTree(path: string): void };
 }
 interface Waiting {
@@ -29,13 +37,18 @@ interface Waiting {
 }
 
 const SITE_PACKAGES = "/lib/python3.14/site-packages";
-const send = self.postMessage.bind(self) as (message: FromJail, transfer?: Transferable[]) => void;
+// deno check sees a window here; what it is in truth is a worker's global scope
+const jail = self as unknown as {
+  onmessage: (event: MessageEvent<ToJail>) => void;
+  postMessage(message: FromJail, transfer?: Transferable[]): void;
+};
+const send = jail.postMessage.bind(jail);
 const now = performance.now.bind(performance);
 const later = setTimeout;
 const waiting = new Map<number, Waiting>();
 let lastId = 0;
 let interrupts: Uint8Array;
-let prelude: Record<string, PyFunction>;
+let prelude: Prelude;
 
 /** A promise that the broker's reply, or an interrupt, resolves. */
 function waitFor(start: (id: number) => void): Promise<string | undefined> {
@@ -58,11 +71,29 @@ function interruptWaits(): void {
   for (const id of [...waiting.keys()]) settle(id, undefined);
 }
 
+/** Locks on which a stack is parked, by the key that Python gave them; the value is the number of its wait. */
+const parked = new Map<number, number>();
+
 const bridge = {
   call: (request: string) => waitFor((id) => send({ type: "call", id, request })),
   emit: (stream: string, text: string) => send({ type: "printed", stream, text }),
   sleep: (milliseconds: number) => waitFor((id) => void later(() => settle(id, ""), milliseconds)),
   finish: (value: string) => send({ type: "final", value }),
+  spawn: (job: PyFunction) => {
+    const kept = job.copy();
+    // a job contains its own exceptions: what arrives here is the interpreter's end
+    kept.callPromising().then(() => kept.destroy(), dead);
+  },
+  park: (key: number, milliseconds: number) =>
+    waitFor((id) => {
+      parked.set(key, id);
+      if (milliseconds >= 0) later(() => settle(id, "late"), milliseconds);
+    }),
+  wake: (key: number) => {
+    const id = parked.get(key);
+    parked.delete(key);
+    if (id !== undefined) settle(id, "");
+  },
 };
 
 /** Hand Pyodide the files that it would fetch. */
@@ -119,11 +150,15 @@ async function bootSandbox(boot: Boot, realm: typeof Realm): Promise<void> {
   interrupts = boot.interrupts;
   py.setInterruptBuffer(interrupts);
   prelude = py.pyimport("rlm_prelude");
-  prelude.connect(bridge.call, bridge.emit, bridge.sleep, bridge.finish, boot.settings);
+  prelude.connect(bridge, boot.settings);
   const version = py.version;
   realm.removeRest();
   realm.freezeIntrinsics();
   send({ type: "ready", holes: realm.findHoles(), pyodide: version, milliseconds: now() - started });
+}
+
+function dead(error: unknown): void {
+  send({ type: "dead", message: String((error as Error)?.stack || error).slice(0, 1500) });
 }
 
 async function run(id: number, job: () => unknown): Promise<void> {
@@ -131,7 +166,7 @@ async function run(id: number, job: () => unknown): Promise<void> {
     send({ type: "done", id, result: String(await job()) });
   } catch (error) {
     // Python code never raises out of the prelude: what arrives here is the interpreter's end
-    send({ type: "dead", message: String((error as Error)?.message ?? error).slice(0, 500) });
+    dead(error);
   }
 }
 
@@ -146,13 +181,13 @@ function take(message: ToJail): void {
   } else if (message.type === "get") run(message.id, () => prelude.get.callPromising(message.name));
 }
 
-self.onmessage = async (event: MessageEvent<ToJail>) => {
+jail.onmessage = async (event: MessageEvent<ToJail>) => {
   const boot = event.data as Boot;
   try {
     const realm: typeof Realm = await import(boot.urls.realm);
     realm.removeOutside();
     for (const name of ["postMessage", "close"]) delete (globalThis as unknown as Settings)[name];
-    self.onmessage = (event: MessageEvent<ToJail>) => take(event.data);
+    jail.onmessage = (event: MessageEvent<ToJail>) => take(event.data);
     if (boot.makeImage) await makeImage(boot);
     else await bootSandbox(boot, realm);
   } catch (error) {

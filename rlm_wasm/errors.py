@@ -8,7 +8,13 @@ from __future__ import annotations
 
 
 class RLMError(Exception):
-    """The root of every error that rlm_wasm raises on purpose."""
+    """The root of every error that rlm_wasm raises on purpose.
+
+    `partial` is what had been reached when it was raised: out of `RLM.completion` the `Completion` so far, with its
+    usage and trajectory; None where there is nothing.
+    """
+
+    partial: object = None
 
 
 class LimitExceeded(RLMError):
@@ -40,8 +46,13 @@ class ClientError(RLMError):
 class FunctionError(RLMError):
     """Raised by a caller's own host function: its text is shown to the code in the sandbox.
 
-    Of any other exception only the class name goes down, because a text may hold keys and paths.
+    Of any other exception only the class name goes down, because a text may hold keys and paths. `partial` is what
+    was had all the same (for a batch the answers in order, None where there is none); the code sees it too.
     """
+
+    def __init__(self, message: str, *, partial: object = None) -> None:
+        super().__init__(message)
+        self.partial = partial
 
 
 class SandboxError(RLMError):

@@ -1,6 +1,7 @@
 """How code is run somewhere safe: one child process, Pyodide and a namespace, as one."""
 
+from rlm_wasm.sandbox.pool import SandboxPool
 from rlm_wasm.sandbox.sandbox import Executed, Sandbox
 from rlm_wasm.sandbox.session import SandboxOptions
 
-__all__ = ["Executed", "Sandbox", "SandboxOptions"]
+__all__ = ["Executed", "Sandbox", "SandboxOptions", "SandboxPool"]

@@ -12,7 +12,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -20,7 +20,7 @@ from pathlib import Path
 from rlm_wasm.sandbox.process import check_runtime, runtime_folder
 
 _MAGIC = b"rlm-wasm image 1\n"
-_SOURCES = ("values.py", "output.py", "prelude.py", "worker.ts")
+_SOURCES = ("values.py", "output.py", "threads.py", "prelude.py", "worker.ts")
 _LOCK_SECONDS = 60
 MAX_BYTES = 256 * 1024 * 1024
 
@@ -108,7 +108,7 @@ def save(path: Path, image: bytes) -> bool:
 
 
 @contextmanager
-def making(path: Path) -> Iterator[bool]:
+def making(path: Path) -> Generator[bool]:
     """True for the one process that is to make the image at `path` now; the others do without, and do not wait."""
     lock = path.with_suffix(".lock")
     try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import anyio
 import anyio.abc
@@ -23,6 +23,7 @@ WRONG_PROTOCOL = -32003
 LIMIT_REACHED = -32004
 NOT_SAFE = -32005
 METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
 
 MAX_OPEN_CALLS = 10_000
 _CHUNK = 256 * 1024
@@ -95,6 +96,7 @@ class Peer:
         self._outbox_filled = anyio.Event()
         self._ended: Exception | None = None
         self.blobs: dict[int, bytes] = {}
+        self.deaf = False
 
     @property
     def open_calls(self) -> int:
@@ -112,7 +114,7 @@ class Peer:
         """Ask, and decode the result strictly as `into`. `blobs` go ahead, as numbered by `next_blob_id`.
 
         If the caller is cancelled, `on_cancel` is called and the reply is awaited for 2.5 s more, so that the child is
-        between two requests again when this returns.
+        between two requests again when this returns; if it is not, `deaf` is set.
 
         Raises RemoteError for an error reply, ConnectionEnded if the child went away, ProtocolError if the result is
         not what it must be.
@@ -132,8 +134,9 @@ class Peer:
         except anyio.get_cancelled_exc_class():
             if on_cancel is not None:
                 on_cancel()
-                with anyio.move_on_after(_LINGER, shield=True):
+                with anyio.move_on_after(_LINGER, shield=True) as patience:
                     await waiting.settled.wait()
+                self.deaf = self.deaf or patience.cancelled_caught
             raise
         finally:
             del self._waiting[id]
@@ -266,8 +269,11 @@ def decode_strictly(raw: msgspec.Raw, into: type[Result]) -> Result:
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     leaves: list[BaseException] = []
+    # Any: what a nested group holds is not said by its own type
+    error: Any
     for error in group.exceptions:
-        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+        inner = cast("BaseExceptionGroup[BaseException]", error) if isinstance(error, BaseExceptionGroup) else None
+        leaves += [error] if inner is None else _leaves(inner)
     return leaves
 
 

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
@@ -74,11 +74,12 @@ def find_deno(deno: str | os.PathLike[str] | None = None) -> Path:
 def _packaged_deno() -> Path | None:
     if importlib.util.find_spec("deno") is None:
         return None
-    import deno  # pyright: ignore[reportMissingImports]  # an optional extra
-
     try:
-        return Path(deno.find_deno_bin())  # pyright: ignore
-    except (AttributeError, FileNotFoundError):
+        # a checkout's own folder of that name may stand in for the package where the package is not installed
+        from deno import find_deno_bin  # pyright: ignore  # an optional extra, with no types
+
+        return Path(find_deno_bin())
+    except (ImportError, FileNotFoundError):
         return None
 
 
@@ -212,7 +213,7 @@ class Child:
 
 
 @asynccontextmanager
-async def spawned(options: ChildOptions) -> AsyncIterator[Child]:
+async def spawned(options: ChildOptions) -> AsyncGenerator[Child]:
     """A child in an empty directory of its own, killed and swept away at the end.
 
     Raises SandboxStartError.

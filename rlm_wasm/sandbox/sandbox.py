@@ -6,6 +6,7 @@ holds, and outlives its children.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from rlm_wasm.sandbox.peer import ConnectionEnded, RemoteError
 from rlm_wasm.sandbox.process import MAX_MEMORY_MB, find_deno
 from rlm_wasm.sandbox.session import (
     Empty,
+    HostFunction,
     Ran,
     SandboxOptions,
     Session,
@@ -109,6 +111,19 @@ class Sandbox:
         return f"<Sandbox {'running a cell' if self._session.running else 'idle'}, {len(self._names)} variables>"
 
     @property
+    def alive(self) -> bool:
+        """True while its child lives; a dead one is replaced by the next call."""
+        return self._session is not None and not self._session.ended
+
+    def bind(self, functions: Mapping[str, HostFunction]) -> None:
+        """Answer the calls of cells by other functions from now on; the names must be those that it was opened with."""
+        if set(functions) != set(self._options.functions):
+            raise ValueError(f"bind: the names must be {sorted(self._options.functions)}, not {sorted(functions)}")
+        self._options = msgspec.structs.replace(self._options, functions=functions)
+        if self._session is not None:
+            self._session.functions = functions
+
+    @property
     def options(self) -> SandboxOptions:
         """What was chosen about it."""
         return self._options
@@ -151,8 +166,8 @@ class Sandbox:
         end after it was interrupted, SandboxCrashed or ProtocolError if the child was lost.
         """
         seconds = self._options.timeout if timeout is None else timeout
-        if not seconds > 0:
-            raise ValueError(f"timeout must be above 0 seconds, not {seconds!r}")
+        if not 0 < seconds < math.inf:
+            raise ValueError(f"timeout must be a finite number of seconds above 0, not {seconds!r}")
         async with self._lock:
             session = await self._started()
             session.head, session.finals = [], []
@@ -163,7 +178,7 @@ class Sandbox:
                 try:
                     ran = await self._ask(session, "execute", params, Ran, seconds)
                 finally:
-                    session.running = False
+                    session.cell_ended()
             return self._executed(session, ran)
 
     async def get(self, name: str) -> Any:
@@ -171,10 +186,11 @@ class Sandbox:
         async with self._lock:
             session = await self._started()
             try:
-                return decode((await self._ask(session, "get", {"name": name}, Value)).value)
+                reply = await self._ask(session, "get", {"name": name}, Value)
             except RemoteError as error:
                 kind = KeyError if error.message.startswith("NameError") else TypeError
                 raise kind(error.message) from None
+            return self._decoded(session, reply.value)
 
     # --- children --------------------------------------------------------------------------------------------------
 
@@ -184,9 +200,15 @@ class Sandbox:
             raise RuntimeError("this Sandbox is not open: use 'async with Sandbox() as sandbox'")
         if self._session is not None and not self._session.ended:
             return self._session
-        session = self._session = await self._fresh_session(self._tasks)
-        for name, variable in self._loaded.items():
-            await self._load(session, name, variable)
+        session = await self._fresh_session(self._tasks)
+        try:
+            for name, variable in self._loaded.items():
+                await self._load(session, name, variable)
+        except BaseException:
+            # cancelled, perhaps: one that holds a part of what was loaded is no sandbox for the next cell
+            session.kill("it was not loaded")
+            raise
+        self._session = session
         return session
 
     async def _fresh_session(self, tasks: anyio.abc.TaskGroup) -> Session:
@@ -221,26 +243,56 @@ class Sandbox:
         seconds: float = 0.0,
         blob: bytes | None = None,
     ) -> Result:
-        """Ask the child; if it is lost, remember what went with it and raise what it is to be called."""
+        """Ask the child; if it is lost, remember what went with it and raise what it is to be called.
+
+        Raises RemoteError only where the child refused what it was asked for.
+        """
         blobs = () if blob is None else (blob,)
         try:
             return await session.peer.request(method, params, into, blobs, on_cancel=session.interrupt)
         except RemoteError as error:
-            if error.code not in (rpc.UNRESPONSIVE, rpc.DIED):
+            if error.code == rpc.INVALID_PARAMS:
                 raise
             session.kill(error.message)
-            failure: SandboxError = await session.why()
             if error.code == rpc.UNRESPONSIVE:
-                failure = SandboxTimeout(error.message, seconds=seconds)
-        except (ConnectionEnded, ProtocolError) as error:
-            session.kill(session.killed_because or str(error))
+                failure: SandboxError = SandboxTimeout(error.message, seconds=seconds)
+            elif error.code == rpc.DIED:
+                failure = await session.why()
+            else:
+                failure = ProtocolError(f"the sandbox did not keep to the protocol: {error.message}")
+        except ConnectionEnded:
+            session.kill(session.killed_because or "")
             failure = await session.why()
-        session.ended = True
-        self._lost = tuple(name for name in self._names if name not in self._loaded)
-        self._names = tuple(self._loaded)
+        except ProtocolError as error:
+            session.kill(str(error))
+            failure = error
+        except anyio.get_cancelled_exc_class():
+            if session.peer.deaf:
+                # the cell still runs: no other can be run beside it
+                session.kill("a cancelled cell did not end")
+                self._bury(session)
+            raise
+        lost = self._bury(session)
         if isinstance(failure, (SandboxCrashed, SandboxTimeout)):
-            failure.lost, failure.output = self._lost, "".join(session.head)
+            failure.lost, failure.output = lost, "".join(session.head)
         raise failure
+
+    def _bury(self, session: Session) -> tuple[str, ...]:
+        """Note that the child is gone; gives the names of the variables that went with it."""
+        session.ended = True
+        lost = tuple(name for name in self._names if name not in self._loaded)
+        self._lost += tuple(name for name in lost if name not in self._lost)
+        self._names = tuple(self._loaded)
+        return lost
+
+    def _decoded(self, session: Session, text: str) -> Any:
+        """The value that the child sent. One that breaks the rules ends the child, as every breach does."""
+        try:
+            return decode(text)
+        except ProtocolError as error:
+            session.kill(str(error))
+            self._bury(session)
+            raise
 
     async def _watch(self, session: Session, seconds: float) -> None:
         """Kill a child whose broker is silent, or which outlives its deadline while nothing is asked of the host."""
@@ -262,9 +314,10 @@ class Sandbox:
                 session.kill(f"the sandbox did not end a cell within {_BROKER_GRACE:g} s of its deadline")
 
     def _executed(self, session: Session, ran: Ran) -> Executed:
+        value = None if ran.value is None else self._decoded(session, ran.value)
+        final = self._decoded(session, session.finals[0]) if session.finals else None
         lost, self._lost = self._lost, ()
         self._names = tuple(name for name in ran.names if name.isidentifier())
-        final = session.finals[0] if session.finals else None
         error = ran.error
         if ran.timed_out:
             note = "the cell ran out of time and was interrupted; its variables are kept"
@@ -275,9 +328,9 @@ class Sandbox:
             output="".join(text for _, text in ran.output),
             truncated=ran.truncated,
             error=error,
-            value=None if ran.value is None else decode(ran.value),
-            final=None if final is None else decode(final),
-            has_final=final is not None,
+            value=value,
+            final=final,
+            has_final=bool(session.finals),
             seconds=ran.seconds,
             timed_out=ran.timed_out,
             lost=lost,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -127,6 +127,7 @@ class Session:
         self._child = child
         self._options = options
         self._on_print = on_print
+        self.functions = options.functions
         self._limiter = anyio.Semaphore(options.max_concurrency)
         self.peer = Peer(child.stdin, child.stdout, Handler(self._request, self._notified), max_blob=max_blob)
         self.error: ProtocolError | None = None
@@ -135,6 +136,7 @@ class Session:
         self.finals: list[str] = []
         self.running = False
         self.ended = False
+        self._calls: set[anyio.CancelScope] = set()
 
     @property
     def deno(self) -> Path:
@@ -160,6 +162,12 @@ class Session:
         """Raise KeyboardInterrupt in the cell that runs."""
         self.peer.notify("interrupt", {})
 
+    def cell_ended(self) -> None:
+        """Nothing may be asked for any more, and what is still being answered is given up: nobody waits for it."""
+        self.running = False
+        for scope in self._calls:
+            scope.cancel()
+
     def kill(self, because: str) -> None:
         self.killed_because = because
         self._child.kill()
@@ -180,11 +188,17 @@ class Session:
         request = decode(decode_strictly(params, _Call).request)
         try:
             name, args, kwargs = request
-            function = self._options.functions[name]
+            function = self.functions[name]
         except (ValueError, TypeError, KeyError):
             raise RemoteError(rpc.FUNCTION_FAILED, "there is no such host function") from None
-        async with self._limiter:
-            return {"value": await _called(name, function, args, kwargs)}
+        with anyio.CancelScope() as scope:
+            self._calls.add(scope)
+            try:
+                async with self._limiter:
+                    return {"value": await _called(name, function, args, kwargs)}
+            finally:
+                self._calls.discard(scope)
+        raise RemoteError(rpc.FUNCTION_FAILED, "the cell that asked has ended")
 
     def _notified(self, method: str, params: msgspec.Raw) -> None:
         if method == "printed":
@@ -211,18 +225,28 @@ async def _called(name: str, function: HostFunction, args: Any, kwargs: Any) -> 
             if inspect.isawaitable(result):
                 result = await result
         return encode(result)
-    except FunctionError as error:
-        raise RemoteError(rpc.FUNCTION_FAILED, well_formed(f"{name}: {error}")[:4000]) from error
-    except LimitExceeded as error:
-        data = None if error.partial is None else {"partial": encode(error.partial)}
-        raise RemoteError(rpc.LIMIT_REACHED, str(error), data) from error
+    except (FunctionError, LimitExceeded) as error:
+        data = _partial(error.partial)
+        if isinstance(error, LimitExceeded):
+            raise RemoteError(rpc.LIMIT_REACHED, str(error), data) from error
+        raise RemoteError(rpc.FUNCTION_FAILED, well_formed(f"{name}: {error}")[:4000], data) from error
     except Exception as error:
         # its text may hold keys and paths: only the class name goes down
         raise RemoteError(rpc.FUNCTION_FAILED, f"{name}: {type(error).__name__}") from error
 
 
+def _partial(partial: object) -> dict[str, str] | None:
+    """What was had all the same, unless there is nothing or it has no form in which to travel."""
+    if partial is None:
+        return None
+    try:
+        return {"partial": encode(partial)}
+    except (TypeError, ValueError):
+        return None
+
+
 @asynccontextmanager
-async def background_tasks() -> AsyncIterator[anyio.abc.TaskGroup]:
+async def background_tasks() -> AsyncGenerator[anyio.abc.TaskGroup]:
     """A task group whose tasks end with the block, and which lets the block's own exception through as it is.
 
     A plain task group would wrap it in an ExceptionGroup, and a caller's `except SandboxCrashed` would miss it.
@@ -286,6 +310,9 @@ async def _first_exchange(
     except (RemoteError, ConnectionEnded, ProtocolError, TimeoutError) as error:
         session.kill("it did not start")
         raise await _start_error(session, error) from error
+    except anyio.get_cancelled_exc_class():
+        session.kill("its start was cancelled")
+        raise
     if reply.protocol != PROTOCOL:
         session.kill("it speaks another protocol")
         raise SandboxStartError(

@@ -100,7 +100,7 @@ def _plain(value: Any) -> object:
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, str):
         return str.__str__(value)
-    for base in (int, float, dict, list, tuple, set, frozenset):
+    for base in _BASES:
         if isinstance(value, base):
             return base(value)
     if isinstance(value, (datetime.datetime, datetime.date)):
@@ -108,11 +108,15 @@ def _plain(value: Any) -> object:
         return base.fromisoformat(value.isoformat())
     if isinstance(value, (bytearray, memoryview)):
         return bytes(cast(bytearray, value))
-    if isinstance(value, (range, deque, type({}.keys()), type({}.values()), type({}.items()))):
+    if isinstance(value, _ITERABLES):
         return list(cast("list[object]", value))
     raise TypeError(f"a {type(value).__name__} cannot be sent to the sandbox")
 
 
+# Any: each is called with its own subclass, which no type of a tuple of classes can say
+_BASES: tuple[Any, ...] = (int, float, dict, list, tuple, set, frozenset)
+_NOTHING: dict[Any, Any] = {}
+_ITERABLES = (range, deque, type(_NOTHING.keys()), type(_NOTHING.values()), type(_NOTHING.items()))
 _SEQUENCES: dict[type, str] = {tuple: "$tuple", set: "$set", frozenset: "$frozenset"}
 _TEXTS: dict[type, tuple[str, Callable[[Any], str], Callable[[str], object]]] = {
     bytes: (

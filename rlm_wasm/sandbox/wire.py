@@ -26,10 +26,10 @@ Values (`value`, `request`, a blob or text of kind "value") are JSON texts as `v
 `seconds` are seconds of computing, `output` is a list of `[stream, text]` in order, `truncated` the number of
 characters left out.
 
-**Errors.** -32000 a host function failed (the message is shown to the cell), -32001 the cell did not end after its
-interrupt, -32002 the interpreter died, -32003 another protocol version, -32004 a limit of the run is reached (`data:
-{partial}`, a value), -32005 the sandbox could not be started or does not hold. After -32001, -32002 and -32005 the
-child ends.
+**Errors.** -32000 a host function failed, -32004 a limit of the run is reached (of both the message is shown to the
+cell, and `data: {partial}` may hold a value), -32001 the cell did not end after its interrupt, -32002 the interpreter
+died, -32003 another protocol version, -32005 the sandbox could not be started or does not hold. After -32001, -32002
+and -32005 the child ends.
 
 This module does no I/O. Everything that a hostile child can send ends in a frame or in `ProtocolError`.
 """

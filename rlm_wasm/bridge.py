@@ -1,0 +1,270 @@
+"""The host functions that a run's cells may call: sub models, children, the budget.
+
+Counts and caps on the host, believes no argument, and tells a cell no more of a failure than it may know. Knows
+nothing of the loop: a child run is a callable that it is handed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, cast
+
+import anyio
+import msgspec
+
+from rlm_wasm import prompts
+from rlm_wasm.clients.protocol import Client, Message, Reply
+from rlm_wasm.errors import ClientError, FunctionError, LimitExceeded
+from rlm_wasm.events import CallFinished, CallStarted, Emitter
+from rlm_wasm.limits import Budget, ModelUsage, Usage
+from rlm_wasm.trajectory import Call, Completion
+
+# past this no model's window would hold it; it also bounds what a cell can make the host keep
+MAX_PROMPT_CHARS = 8_000_000
+MAX_BATCH = 10_000
+
+RunChild = Callable[[str, object], Awaitable[Completion]]
+
+
+class Models(msgspec.Struct, frozen=True):
+    """The clients that a run may use, and that `llm_query(model=)` may name: the root model's and the sub model's."""
+
+    root: Client
+    sub: Client
+
+    def named(self, name: object) -> Client:
+        """The client of a name that a cell gave; None is the sub model. Raises FunctionError for any other."""
+        if name is None:
+            return self.sub
+        known = {client.model: client for client in (self.sub, self.root)}
+        if not isinstance(name, str) or name not in known:
+            raise FunctionError(
+                f"there is no model {str(name)[:100]!r} here: leave it out, or use one of {sorted(known)}"
+            )
+        return known[name]
+
+
+class Bridge:
+    """The functions of one run. `run_child` answers `rlm_query`; None makes it an `llm_query` over the same text."""
+
+    def __init__(
+        self,
+        models: Models,
+        budget: Budget,
+        emitter: Emitter,
+        *,
+        max_concurrency: int,
+        model_calls: anyio.Semaphore,
+        run_child: RunChild | None,
+    ) -> None:
+        self._models = models
+        self._budget = budget
+        self._emitter = emitter
+        self._max_concurrency = max_concurrency
+        self._model_calls = model_calls
+        self._run_child = run_child
+        self._calls: list[Call] = []
+        self._count = 0
+        self.refused: LimitExceeded | None = None
+        self.usage = Usage()
+        """What this run and its children took; the budget's ledger has that of the whole tree."""
+
+    def functions(self) -> dict[str, Callable[..., Awaitable[Any]]]:
+        """The functions by the names that cells know."""
+        return {
+            "llm_query": self.llm_query,
+            "llm_query_batched": self.llm_query_batched,
+            "rlm_query": self.rlm_query,
+            "rlm_query_batched": self.rlm_query_batched,
+            "budget": self.budget,
+        }
+
+    def take_calls(self) -> tuple[Call, ...]:
+        """The calls that were made since this was last asked, in the order in which they ended."""
+        taken, self._calls = tuple(self._calls), []
+        return taken
+
+    async def budget(self) -> dict[str, float | None]:
+        """What is left of the run's limits; None where there is no limit."""
+        return self._budget.left()
+
+    async def llm_query(self, prompt: object, model: object = None) -> str:
+        """Ask a sub model once."""
+        return await self._ask(_checked_prompt(prompt), self._models.named(model), of=1)
+
+    async def llm_query_batched(self, prompts: object, model: object = None) -> list[str]:
+        """Ask a sub model many prompts at once, at most `max_concurrency` at a time; answers in order."""
+        checked = [_checked_prompt(prompt) for prompt in _checked_list(prompts, "prompts")]
+        client = self._models.named(model)
+        return await self._batch(
+            [lambda prompt=prompt: self._ask(prompt, client, of=len(checked)) for prompt in checked]
+        )
+
+    async def rlm_query(self, question: object, context: object = None) -> Any:
+        """Give a question to a child run; at the depth limit, to a sub model together with the context's text."""
+        if not isinstance(question, str):
+            raise FunctionError(f"the question must be a str, not {type(question).__name__}")
+        if self._run_child is None:
+            text = context if isinstance(context, str) else "" if context is None else str(context)
+            return await self.llm_query(prompts.sub_prompt(question, text))
+        return await self._ask_child(self._run_child, question, context)
+
+    async def rlm_query_batched(self, questions: object, contexts: object = None) -> list[Any]:
+        """Give many questions to as many child runs at once, each with its own context; answers in order."""
+        asked = _checked_list(questions, "questions")
+        given: Sequence[object] = [None] * len(asked) if contexts is None else _checked_list(contexts, "contexts")
+        if len(given) != len(asked):
+            raise FunctionError(f"there are {len(asked)} questions but {len(given)} contexts")
+        pairs = zip(asked, given, strict=True)
+        return await self._batch([lambda pair=pair: self.rlm_query(*pair) for pair in pairs])
+
+    async def _batch(self, jobs: Sequence[Callable[[], Awaitable[Any]]]) -> list[Any]:
+        """Run all jobs, some at a time. If any failed, raise its error with the answers of the others in `partial`."""
+        answers: list[Any] = [None] * len(jobs)
+        failures: list[FunctionError | LimitExceeded] = []
+        waiting = iter(enumerate(jobs))
+
+        async def work() -> None:
+            for index, job in waiting:
+                try:
+                    answers[index] = await job()
+                except (FunctionError, LimitExceeded) as error:
+                    failures.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(min(self._max_concurrency, len(jobs))):
+                tasks.start_soon(work)
+        if not failures:
+            return answers
+        refusals = [error for error in failures if isinstance(error, LimitExceeded)]
+        failure = refusals[0] if refusals else failures[0]
+        if isinstance(failure, LimitExceeded):
+            raise LimitExceeded(failure.limit, failure.used, failure.allowed, partial=answers)
+        raise FunctionError(f"{len(failures)} of {len(jobs)} failed, the first: {failure}", partial=answers)
+
+    async def _ask(self, prompt: str, client: Client, *, of: int) -> str:
+        async with self._recorded("llm_query", client.model, prompt, of) as record:
+            reply = await self.complete([Message("user", prompt)], client, inside=True)
+            record.answered(reply.text, reply.input_tokens, reply.output_tokens)
+            return reply.text
+
+    async def _ask_child(self, run_child: RunChild, question: str, context: object) -> Any:
+        async with self._recorded("rlm_query", self._models.root.model, question, 1) as record:
+            child = await run_child(question, context)
+            usage = child.usage
+            text = str(child.response)[:MAX_PROMPT_CHARS]
+            record.answered(text, usage.input_tokens, usage.output_tokens, child)
+            if child.response is None and child.stopped_by != "final":
+                if child.limit is not None and child.stopped_by in ("calls", "tokens", "usd", "seconds"):
+                    raise LimitExceeded(child.limit.limit, child.limit.used, child.limit.allowed)
+                raise FunctionError(f"the child was stopped before it had an answer (by its limit: {child.stopped_by})")
+            return child.response
+
+    async def complete(self, messages: Sequence[Message], client: Client, *, inside: bool) -> Reply:
+        """One model call, reserved in the budget before it is made. Raises LimitExceeded, ClientError."""
+        async with self._model_calls:
+            chars = sum(len(message.content) for message in messages)
+            with self._budget.reserve(client.model, prompt_chars=chars, inside=inside) as reservation:
+                took = ModelUsage(calls=1)
+                try:
+                    reply = await client.complete(messages)
+                    took = reservation.settle(reply.input_tokens, reply.output_tokens, estimated=reply.estimated)
+                    return reply
+                finally:
+                    self.usage += Usage.of({client.model: took})
+
+    def _recorded(self, function: str, model: str, prompt: str, of: int) -> _Record:
+        self._count += 1
+        return _Record(self, self._emitter, self._count, function, model, prompt, of)
+
+    def finished(self, call: Call) -> None:
+        """Keep a call that has ended."""
+        self._calls.append(call)
+
+
+class _Record:
+    """One call, from its start to its end, as events and in the trajectory."""
+
+    def __init__(
+        self, bridge: Bridge, emitter: Emitter, number: int, function: str, model: str, prompt: str, of: int
+    ) -> None:
+        self._bridge, self._emitter, self._number = bridge, emitter, number
+        self._call = Call(
+            function=function,
+            model=model,
+            prompt=prompt,
+            reply="",
+            error=None,
+            input_tokens=0,
+            output_tokens=0,
+            seconds=0.0,
+        )
+        self._of = of
+        self._started = 0.0
+
+    async def __aenter__(self) -> _Record:
+        self._started = time.monotonic()
+        call = self._call
+        self._emitter.emit(
+            CallStarted(call=self._number, function=call.function, model=call.model, prompt=call.prompt, of=self._of)
+        )
+        return self
+
+    def answered(self, reply: str, input_tokens: int, output_tokens: int, child: Completion | None = None) -> None:
+        """Note the answer and what it took."""
+        self._call = msgspec.structs.replace(
+            self._call, reply=reply, input_tokens=input_tokens, output_tokens=output_tokens, child=child
+        )
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        call = msgspec.structs.replace(self._call, error=_told(error), seconds=time.monotonic() - self._started)
+        self._bridge.finished(call)
+        self._emitter.emit(
+            CallFinished(
+                call=self._number,
+                reply=call.reply,
+                error=call.error,
+                input_tokens=call.input_tokens,
+                output_tokens=call.output_tokens,
+                seconds=call.seconds,
+            )
+        )
+        if isinstance(error, LimitExceeded):
+            self._bridge.refused = error
+        elif isinstance(error, ClientError):
+            raise FunctionError(_told_of_client(error, len(call.prompt))) from error
+
+
+def _told(error: BaseException | None) -> str | None:
+    return None if error is None else f"{type(error).__name__}: {error}"
+
+
+def _told_of_client(error: ClientError, prompt_chars: int) -> str:
+    """What a cell may know of a model that could not be asked: never the provider's words, which may hold keys."""
+    if error.status in (400, 413):
+        return f"the model refused the prompt of {prompt_chars:,} characters (HTTP {error.status}): too long, perhaps"
+    status = f" (HTTP {error.status})" if error.status is not None else ""
+    return f"the model could not be asked{status}"
+
+
+def _checked_prompt(prompt: object) -> str:
+    if not isinstance(prompt, str):
+        raise FunctionError(f"a prompt must be a str, not {type(prompt).__name__}")
+    if len(prompt) > MAX_PROMPT_CHARS:
+        raise FunctionError(f"the prompt has {len(prompt):,} characters; at most {MAX_PROMPT_CHARS:,} can be sent")
+    return prompt
+
+
+def _checked_list(items: object, name: str) -> list[object]:
+    if not isinstance(items, (list, tuple)):
+        raise FunctionError(f"{name} must be a list, not {type(items).__name__}")
+    checked = list(cast("Sequence[object]", items))
+    if len(checked) > MAX_BATCH:
+        raise FunctionError(f"{name} has {len(checked):,} items; at most {MAX_BATCH:,} can be sent at once")
+    return checked
+
+
+def describe_functions(functions: Mapping[str, Callable[..., Any]]) -> dict[str, str]:
+    """Name to first docstring line of a caller's own functions, for the prompt."""
+    return {name: (function.__doc__ or "") for name, function in functions.items()}

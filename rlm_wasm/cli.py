@@ -1,0 +1,239 @@
+"""The command line: arguments -> one call -> exit code. The answer alone goes to stdout, all else to stderr.
+
+Exit codes: 0 an answer; 1 a failure, said in one line; 2 wrong arguments; 3 stopped by a limit; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+import msgspec
+
+from rlm_wasm import __version__, demo, doctor
+from rlm_wasm.clients import Client, OpenAIClient
+from rlm_wasm.errors import RLMError
+from rlm_wasm.events import (
+    CallFinished,
+    CellFinished,
+    CellStarted,
+    Event,
+    RootReplied,
+    RunStarted,
+    RunStopped,
+    SandboxReplaced,
+)
+from rlm_wasm.limits import Limits
+from rlm_wasm.rlm import RLM
+from rlm_wasm.sandbox import SandboxOptions
+from rlm_wasm.trajectory import Completion
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return options.run(options)
+    except (RLMError, ValueError, TypeError, OSError) as error:
+        _say(f"rlm-wasm: {error}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rlm-wasm", description="Answer questions over contexts of any length, with code run in a sandbox."
+    )
+    parser.add_argument("--version", action="version", version=f"rlm-wasm {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    ask = commands.add_parser("ask", help="answer a question about a file, a folder or standard input")
+    ask.add_argument("question")
+    ask.add_argument("--context", metavar="FILE|DIR|-", help="what the question is about; - reads standard input")
+    ask.add_argument("--model", required=True, help="the model that writes the code")
+    ask.add_argument("--errors", default="strict", help="what to do with bytes that are not UTF-8 (replace, ignore)")
+    _add_model_options(ask)
+    ask.set_defaults(run=_ask)
+
+    shown = commands.add_parser("demo", help="answer a checkable question over Python's language reference")
+    shown.add_argument("--model", help="use a real model; without it, scripted replies stand in for one")
+    _add_model_options(shown)
+    shown.set_defaults(run=_demo)
+
+    checked = commands.add_parser("doctor", help="say what was found, what is missing and how to get it")
+    checked.add_argument("--deno", help="path of a Deno binary")
+    checked.set_defaults(run=_doctor)
+
+    made = commands.add_parser("setup", help="check the runtime files and make the memory image ahead of time")
+    made.add_argument("--deno", help="path of a Deno binary")
+    made.set_defaults(run=_setup)
+    return parser
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    return doctor.report(options.deno, _say)
+
+
+def _setup(options: argparse.Namespace) -> int:
+    return doctor.setup(options.deno, _say)
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sub-model", help="the model behind llm_query (default: the same)")
+    parser.add_argument("--base-url", help="an OpenAI-compatible server, such as http://127.0.0.1:8080/v1")
+    parser.add_argument("--usd", type=float, help="spend at most this many US dollars")
+    parser.add_argument("--seconds", type=float, help="stop after this many seconds")
+    parser.add_argument("--iterations", type=int, default=Limits().iterations, help="replies of the root model")
+    parser.add_argument("--json", action="store_true", help="print the whole completion as JSON")
+    parser.add_argument("--deno", help="path of a Deno binary")
+
+
+def _limits(options: argparse.Namespace) -> Limits:
+    return Limits(usd=options.usd, seconds=options.seconds, iterations=options.iterations)
+
+
+def _client(model: str, options: argparse.Namespace) -> Client:
+    return OpenAIClient(model, base_url=options.base_url)
+
+
+def _rlm(root: Client, sub: Client | None, options: argparse.Namespace) -> RLM:
+    sandbox = SandboxOptions(deno=options.deno)
+    return RLM(root, sub_model=sub, limits=_limits(options), sandbox=sandbox, listeners=[_progress])
+
+
+def _ask(options: argparse.Namespace) -> int:
+    root = _client(options.model, options)
+    sub = _client(options.sub_model, options) if options.sub_model else None
+    return _answer(_rlm(root, sub, options), options.question, _context(options), options)[0]
+
+
+def _context(options: argparse.Namespace) -> object:
+    if options.context is None:
+        return None
+    if options.context == "-":
+        return sys.stdin.buffer.read().decode("utf-8", options.errors)
+    path = Path(options.context)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file or folder {options.context!r} to read the context from")
+    return path
+
+
+def _demo(options: argparse.Namespace) -> int:
+    if options.model:
+        root = _client(options.model, options)
+        sub = _client(options.sub_model, options) if options.sub_model else None
+    else:
+        root, sub = demo.scripted_client(), None
+    _say(f"question: {demo.QUESTION}")
+    code, done = _answer(_rlm(root, sub, options), demo.QUESTION, demo.corpus(), options)
+    if done is None or code:
+        return code
+    wrong = demo.verdict(done.response)
+    _say("checked: the counts are those found without a model" if wrong is None else f"checked: {wrong}")
+    # a real model may be wrong; the scripted one may not
+    return 1 if wrong and not options.model else 0
+
+
+def _answer(rlm: RLM, question: str, context: object, options: argparse.Namespace) -> tuple[int, Completion | None]:
+    errors = getattr(options, "errors", "strict")
+    done = anyio.run(_until_interrupted, rlm, question, context, errors)
+    if options.json:
+        print(msgspec.json.format(msgspec.json.encode(done, enc_hook=repr), indent=2).decode())
+    elif done.response is not None:
+        print(_shown(done.response))
+    if done.stopped_by == "final":
+        return 0, done
+    _say(f"stopped by: {done.stopped_by}")
+    return (130 if done.stopped_by == "cancelled" else 3), done
+
+
+async def _until_interrupted(rlm: RLM, question: str, context: object, errors: str) -> Completion:
+    """The completion; Ctrl-C ends it cleanly, and it then says what there is."""
+    stop = anyio.Event()
+
+    async def listen() -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                stop.set()
+
+    failure: Exception | None = None
+    done: Completion | None = None
+    async with anyio.create_task_group() as tasks:
+        if sys.platform != "win32":
+            tasks.start_soon(listen)
+        try:
+            done = await rlm.acompletion(question, context=context, errors=errors, stop=stop)
+        except Exception as error:
+            failure = error
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    assert done is not None
+    return done
+
+
+def _shown(response: object) -> str:
+    """The answer for a terminal or a pipe: text as it is, anything else as JSON where it has that form."""
+    if isinstance(response, str):
+        return response if not sys.stdout.isatty() else _escaped(response)
+    try:
+        return json.dumps(response, indent=2, ensure_ascii=False)
+    except (TypeError, ValueError):
+        return repr(response)
+
+
+def _escaped(text: str) -> str:
+    """`text` with control characters made visible: model and corpus text must not drive the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+def _say(line: str) -> None:
+    print(_escaped(line), file=sys.stderr, flush=True)
+
+
+def _progress(event: Event) -> None:
+    """One line for each thing that happens."""
+    line = _line(event)
+    if line:
+        _say("  " * event.depth + line)
+
+
+def _line(event: Event) -> str:
+    match event:
+        case RunStarted():
+            return f"run: {event.model} (sub model {event.sub_model}); {event.context}"
+        case RootReplied():
+            return f"[{event.iteration}] reply: {event.output_tokens:,} tokens in {event.seconds:.1f} s"
+        case CellStarted():
+            return f"[{event.iteration}] code: {_first_line(event.code)}"
+        case CellFinished():
+            what = _last_line(event.error) if event.error else _first_line(event.output)
+            return f"[{event.iteration}] {'error' if event.error else 'output'} ({event.seconds:.2f} s): {what}"
+        case CallFinished():
+            what = event.error or _first_line(event.reply)
+            return f"[{event.iteration}] call {event.call} ({event.seconds:.1f} s): {what}"
+        case SandboxReplaced():
+            return f"[{event.iteration}] sandbox replaced: {event.reason}"
+        case RunStopped():
+            usd = "unknown price" if event.usd is None else f"{event.usd:.4f} USD"
+            tokens = f"{event.input_tokens:,} tokens in, {event.output_tokens:,} out"
+            return f"stopped by {event.stopped_by}: {event.calls} calls, {tokens}, {usd}, {event.seconds:.1f} s"
+        case _:
+            return ""
+
+
+def _first_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    more = f"  (+{len(lines) - 1} lines)" if len(lines) > 1 else ""
+    return (lines[0][:100] if lines else "(nothing)") + more
+
+
+def _last_line(text: str) -> str:
+    return text.strip().splitlines()[-1][:160] if text.strip() else ""

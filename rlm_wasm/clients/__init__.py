@@ -1,0 +1,9 @@
+"""How text is got from a model. Read `protocol.py` first; `cached.py` wraps any of the others."""
+
+from __future__ import annotations
+
+from rlm_wasm.clients.openai import OpenAIClient
+from rlm_wasm.clients.protocol import Client, Message, Reply
+from rlm_wasm.clients.scripted import ScriptedClient
+
+__all__ = ["Client", "Message", "OpenAIClient", "Reply", "ScriptedClient"]

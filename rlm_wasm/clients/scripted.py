@@ -1,0 +1,130 @@
+"""A client that answers from a script: for tests, for demonstrations without a key, and for users' own tests.
+
+Owns the script and the record of what was asked. Knows nothing of models, HTTP or budgets.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeAlias, TypeVar, cast
+
+from anyio.lowlevel import checkpoint
+
+from rlm_wasm.clients.protocol import Message, Reply
+from rlm_wasm.errors import ClientError
+
+_Asked = TypeVar("_Asked")
+_Answer: TypeAlias = str | BaseException | Callable[[_Asked], str | Awaitable[str]]
+
+ScriptedReply: TypeAlias = _Answer[tuple[Message, ...]]
+"""A text, an exception to raise, or a callable (sync or async) from the messages to a text."""
+
+RuleReply: TypeAlias = _Answer[str]
+"""A text, an exception to raise, or a callable (sync or async) from the last message's text to a text."""
+
+# Mapping[str, ...] by itself too: the keys of a Mapping are invariant, and a dict[str, str] is the usual one.
+Rules: TypeAlias = (
+    Mapping[str, RuleReply]
+    | Mapping[str | re.Pattern[str], RuleReply]
+    | Sequence[tuple[str | re.Pattern[str], RuleReply]]
+)
+
+
+def estimate_tokens(text: str) -> int:
+    """How many tokens a text is likely to be: 4 characters a token, rounded up. No text is 0 tokens."""
+    return -(-len(text) // 4)
+
+
+class ScriptedClient:
+    """A `Client` that answers by rules and from a list, and records what it was asked in `calls`.
+
+    `rules` are tried first, in order, on the text of the last message: a str that it contains (so "" matches any), or
+    a pattern that finds something in it. Where none matches, the next of `replies` is handed out, each once, in the
+    order of the calls. A reply is a text, an exception to raise, or a callable that gives the text: a rule's is
+    given the last message's text, one of `replies` the tuple of messages; both may be async.
+
+    `calls` holds a tuple of messages for each call, in the order of the calls, also of those that failed. Token counts
+    are estimated; `max_output_tokens` is ignored. One client may serve many tasks, event loops and threads at once.
+
+    `complete` raises the scripted exceptions, and `ClientError` when the script has no answer. Raises TypeError
+    for a script that is none.
+    """
+
+    def __init__(
+        self, replies: Sequence[ScriptedReply] = (), rules: Rules | None = None, *, model: str = "scripted"
+    ) -> None:
+        if isinstance(replies, str):
+            # A str is a sequence of texts too, and would be handed out letter by letter.
+            raise TypeError(f"replies is a sequence of texts, not one text: write ScriptedClient([{replies[:40]!r}])")
+        pairs = rules.items() if isinstance(rules, Mapping) else rules or ()
+        self.calls: list[tuple[Message, ...]] = []
+        self._model = model
+        # A deque because its popleft is atomic: two threads never get the same reply.
+        self._replies = deque(_checked(reply) for reply in replies)
+        self._replies_given = len(self._replies)
+        self._rules = [(_matcher(key), _checked(reply)) for key, reply in pairs]
+
+    @property
+    def model(self) -> str:
+        """The name under which its calls are counted and priced."""
+        return self._model
+
+    async def complete(self, messages: Sequence[Message], *, max_output_tokens: int | None = None) -> Reply:
+        """Answer from the script. The reply is chosen before the first await, so in the order of the calls.
+
+        Raises `ClientError` where the script has no answer, and whatever exception the script holds.
+        """
+        asked = tuple(messages)
+        self.calls.append(asked)
+        prompt = asked[-1].content if asked else ""
+        rule = next((reply for matches, reply in self._rules if matches(prompt)), None)
+        # The next reply is taken before anything is awaited, so that replies keep the order of the calls.
+        text = await (_speak(self._next_reply(prompt), asked) if rule is None else _speak(rule, prompt))
+        input_tokens = estimate_tokens("".join(message.content for message in asked))
+        return Reply(text, input_tokens, estimate_tokens(text), estimated=True)
+
+    def _next_reply(self, prompt: str) -> ScriptedReply:
+        try:
+            return self._replies.popleft()
+        except IndexError:
+            raise ClientError(
+                f"the script has no answer: no rule of {len(self._rules)} matches, and its {self._replies_given} "
+                f"replies have been handed out; the prompt begins {prompt[:200]!r}"
+            ) from None
+
+    def __repr__(self) -> str:
+        return (
+            f"ScriptedClient(model={self._model!r}, calls={len(self.calls)}, "
+            f"replies_left={len(self._replies)}, rules={len(self._rules)})"
+        )
+
+
+def _checked(reply: _Answer[_Asked]) -> _Answer[_Asked]:
+    # The script is written by hand: a slip in it is told where it is written, not at the call that reaches it.
+    if not (isinstance(reply, str | BaseException) or callable(reply)):
+        raise TypeError(f"a scripted reply is a str, an exception or a callable, not {type(reply).__name__}")
+    return reply
+
+
+def _matcher(key: str | re.Pattern[str]) -> Callable[[str], object]:
+    if isinstance(key, str):
+        return lambda prompt: key in prompt
+    return key.search
+
+
+async def _speak(reply: _Answer[_Asked], asked: _Asked) -> str:
+    # A real client always lets other tasks run and can be cancelled while it waits: so does this one.
+    await checkpoint()
+    if isinstance(reply, str):
+        return reply
+    if isinstance(reply, BaseException):
+        # Without its old traceback, which would grow with every call that raises the same instance.
+        raise reply.with_traceback(None)
+    spoken = cast("object", reply(asked))  # users' callables are often untyped
+    text = await spoken if inspect.isawaitable(spoken) else spoken
+    if not isinstance(text, str):
+        raise TypeError(f"the scripted callable {reply!r} returned {type(text).__name__}, not str")
+    return text

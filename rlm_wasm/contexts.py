@@ -1,0 +1,110 @@
+"""From what a caller has to what is loaded: a value, and one line that describes it to the model.
+
+Reads the files and folders that are named, and nothing else. Puts no content in the line: a model sees sizes and
+names only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+_SHOWN_KEYS = 20
+_SHOWN_NAME = 80
+
+
+class Context(msgspec.Struct, frozen=True):
+    """What to load as `context`, and the line that tells the model what it is."""
+
+    value: Any
+    description: str
+
+
+def prepare(context: object, *, errors: str = "strict") -> Context:
+    """Turn a context into what can be loaded.
+
+    Takes None, str, bytes, lists, dicts and other JSON-like values as they are; a `Path` to a text file becomes its
+    text, one to a folder a dict from relative path to text, a list of Paths likewise. `errors` is what to do with
+    bytes that are not UTF-8, as in `bytes.decode`. Raises FileNotFoundError, or ValueError for a file that is not text.
+    """
+    value = _read(context, errors)
+    return Context(value, describe(value))
+
+
+def _read(context: object, errors: str) -> object:
+    if isinstance(context, Path):
+        return _read_folder(context, errors) if context.is_dir() else read_text(context, errors=errors)
+    if isinstance(context, (list, tuple)):
+        items = cast("Sequence[object]", context)
+        if items and all(isinstance(item, Path) for item in items):
+            paths = cast("Sequence[Path]", items)
+            return {str(path): read_text(path, errors=errors) for path in paths}
+        return items
+    return context
+
+
+def read_text(path: Path, *, errors: str = "strict") -> str:
+    """The text of a UTF-8 file. Raises FileNotFoundError, or ValueError that says which byte is not UTF-8."""
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {str(path)!r} to read the context from")
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8", errors)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start:,} (line {line:,}); "
+            "pass errors='replace' to read it all the same, or its bytes (Path.read_bytes()) as the context"
+        ) from error
+
+
+def _read_folder(folder: Path, errors: str) -> dict[str, str]:
+    root = folder.resolve()
+    texts: dict[str, str] = {}
+    for path in sorted(root.rglob("*")):
+        # a link may lead out of the folder that was named
+        if path.is_file() and path.resolve().is_relative_to(root):
+            texts[path.relative_to(root).as_posix()] = read_text(path, errors=errors)
+    if not texts:
+        raise ValueError(f"there are no files in {str(folder)!r} to read the context from")
+    return texts
+
+
+def describe(value: object) -> str:
+    """One line about a value: its type, its sizes, a dict's first keys. None of its content."""
+    if value is None:
+        return "there is no `context`: the question holds all that is given"
+    if isinstance(value, str):
+        lines = value.count("\n") + 1
+        return f"`context` is a str of {len(value):,} characters in {lines:,} lines (about {len(value) // 4:,} tokens)"
+    if isinstance(value, (bytes, bytearray)):
+        return f"`context` is a bytes object of {len(value):,} bytes"
+    if isinstance(value, Mapping):
+        return _describe_mapping(cast("Mapping[object, object]", value))
+    if isinstance(value, (list, tuple)):
+        items = cast("Sequence[object]", value)
+        return f"`context` is a {type(items).__name__} of {len(items):,} items{_describe_items(items)}"
+    return f"`context` is a {type(value).__name__}"
+
+
+def _describe_mapping(value: Mapping[object, object]) -> str:
+    names = [_short(repr(key)) for key in list(value)[:_SHOWN_KEYS]]
+    more = f" and {len(value) - _SHOWN_KEYS:,} more" if len(value) > _SHOWN_KEYS else ""
+    sizes = _describe_items(list(value.values()))
+    return f"`context` is a dict of {len(value):,} items{sizes}; its keys: {', '.join(names)}{more}"
+
+
+def _describe_items(items: Sequence[object]) -> str:
+    kinds = sorted({type(item).__name__ for item in items})
+    if kinds == ["str"]:
+        sizes = [len(cast(str, item)) for item in items]
+        total = f"{sum(sizes):,} characters in all (about {sum(sizes) // 4:,} tokens)"
+        return f", each a str, of {min(sizes):,} to {max(sizes):,} characters, {total}"
+    return f", of type {', '.join(kinds[:5])}" if kinds else ""
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN_NAME else text[: _SHOWN_NAME - 1] + "…"

@@ -1,0 +1,76 @@
+"""What a machine has of what rlm_wasm needs, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+
+import anyio
+
+from rlm_wasm.errors import SandboxError, SandboxStartError
+from rlm_wasm.sandbox import Sandbox, SandboxOptions
+from rlm_wasm.sandbox import image as images
+from rlm_wasm.sandbox.process import check_runtime, deno_version, find_deno, runtime_folder
+from rlm_wasm.sandbox.session import make_image
+
+Say = Callable[[str], None]
+
+_SEALED = "a process that was never given a permission; broker and jail; an emptied realm (self-test passed)"
+_KEYS = ("OPENAI_API_KEY", "LLM_API_KEY", "AZURE_OPENAI_API_KEY")
+
+
+def report(deno: str | None, say: Say) -> int:
+    """Look at everything, say what was found, and return 0 if a sandbox works here, else 1."""
+    say(f"ok    Python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    checks = (_check_deno, _check_runtime, _check_image, _check_sandbox)
+    sound = True
+    for check in checks:
+        try:
+            say(f"ok    {check(deno)}")
+        except SandboxError as error:
+            say(f"FAIL  {error}")
+            sound = False
+    keys = [name for name in _KEYS if os.environ.get(name)]
+    say(f"note  {'keys set: ' + ', '.join(keys) if keys else 'no API key is set; a local server needs none'}")
+    return 0 if sound else 1
+
+
+def setup(deno: str | None, say: Say) -> int:
+    """Check the runtime files and make the memory image; returns 0, or raises what stops it."""
+    say(f"ok    {_check_runtime(deno)}")
+    path = images.path_for(find_deno(deno))
+    if images.load(path) is None:
+        image = anyio.run(make_image, SandboxOptions(deno=deno))
+        if not images.save(path, image):
+            raise SandboxStartError(f"the image could not be written to {path.parent}: set RLM_WASM_CACHE elsewhere")
+    say(f"ok    {_check_image(deno)}")
+    return 0
+
+
+def _check_deno(deno: str | None) -> str:
+    found = find_deno(deno)
+    return f"Deno {'.'.join(map(str, deno_version(found)))} at {found}"
+
+
+def _check_runtime(deno: str | None) -> str:
+    check_runtime()
+    return f"runtime files in {runtime_folder()}"
+
+
+def _check_image(deno: str | None) -> str:
+    path = images.path_for(find_deno(deno))
+    if images.load(path) is not None:
+        return f"memory image {path}"
+    return f"no memory image yet in {path.parent}: the first start makes one"
+
+
+def _check_sandbox(deno: str | None) -> str:
+    async def start() -> str:
+        started = time.perf_counter()
+        async with Sandbox(deno=deno) as sandbox:
+            ran = await sandbox.execute("import sys\nsys.version.split()[0]")
+            return f"sandbox: Python {ran.value} in {time.perf_counter() - started:.2f} s; {_SEALED}"
+
+    return anyio.run(start)

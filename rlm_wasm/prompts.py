@@ -1,0 +1,135 @@
+"""Every word that a model is told. Pure functions; what varies comes in as values.
+
+Knows nothing of clients, sandboxes or budgets beyond the figures it is handed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rlm_wasm.clients.protocol import Message
+
+_SYSTEM = """\
+You answer questions about data that may be far too large to read. You do not see the data. It is the variable \
+`context` in a Python REPL that keeps its state, and you work by writing code for that REPL.
+
+Write code in a fenced block that opens with ```repl. After each reply your code is run and you are shown what it \
+printed, cut to {output_chars:,} characters (head and tail are kept), so print little: sizes, samples, counts. A bare \
+last expression is shown too. After an error you see the traceback, and every variable is kept.
+
+In the REPL:
+- `context`: the data. Look at its size and shape first.
+{functions}
+- `SHOW_VARS()`: the variables that exist, with types and sizes.
+- `FINAL(value)`: gives the answer and ends the work. The value keeps its Python type.
+
+The REPL is CPython 3.14 with the standard library: no network, no files of anybody's, no packages. A cell may compute \
+for {timeout:g} seconds; waiting for model calls does not count.
+
+How to work: look first, then decide. What code can do exactly (search, count, split, sort, compare) do by code. What \
+needs reading (meaning, judgement, summary) give to a sub model, in pieces of a size that it can read: it sees only \
+the prompt you write, so put the question and the text in it. Keep results in variables and build the answer from \
+them. Call FINAL only when you have seen the results that it rests on; do not guess, and do not write out output that \
+you have not been shown.
+"""
+
+_QUERY_FUNCTIONS = """\
+- `llm_query(prompt, model=None) -> str`: asks a sub model; its window is limited, so split what is long.
+- `llm_query_batched(prompts, model=None) -> list[str]`: asks many at once, answers in order. Far quicker than a loop.
+{recursion}
+- `budget()`: what is left of this run's limits, as a dict."""
+
+_RECURSION = """\
+- `rlm_query(question, context=None)`: gives a question over a large piece of data to a child that works as you do, \
+with a REPL of its own; returns its answer as a Python value.
+- `rlm_query_batched(questions, contexts=None) -> list`: several children at once."""
+
+
+def system(
+    *, output_chars: int, timeout: float, recursion: bool, functions: Mapping[str, str], schema: str | None
+) -> str:
+    """The system message.
+
+    `recursion`: whether `rlm_query` makes a child here. `functions`: the caller's own, name to description. `schema`:
+    the JSON Schema that FINAL's value must fit, if there is one.
+    """
+    lines = _QUERY_FUNCTIONS.format(recursion=_RECURSION if recursion else "").replace("\n\n", "\n")
+    own = "".join(f"\n- `{name}`: {_first_line(text)}" for name, text in functions.items())
+    text = _SYSTEM.format(output_chars=output_chars, timeout=timeout, functions=lines + own)
+    if schema is not None:
+        text += f"\nThe value given to FINAL must fit this JSON Schema:\n{schema}\n"
+    return text
+
+
+def _first_line(text: str) -> str:
+    return text.strip().split("\n", 1)[0] if text.strip() else "a function of the caller's"
+
+
+def first(system_text: str, question: str, description: str) -> list[Message]:
+    """The messages that open a run."""
+    return [
+        Message("system", system_text),
+        Message("user", f"Question: {question}\n\nIn the REPL, {description}. Begin by looking at it."),
+    ]
+
+
+def sub_prompt(question: str, text: str) -> str:
+    """The prompt that stands for a child at the depth limit: the question over the same text."""
+    return f"{question}\n\n{text}" if text else question
+
+
+def observation(parts: Iterable[str], *, iteration: int, iterations: int, note: str = "") -> str:
+    """What the root model reads after its cells ran."""
+    shown = "\n\n".join(parts)
+    left = iterations - iteration
+    ending = f"({left} of {iterations} replies left)" if left <= iterations // 2 else ""
+    return "\n\n".join(part for part in (shown, note, ending) if part)
+
+
+def cell_output(output: str, error: str | None, *, number: int, of: int) -> str:
+    """One cell's output and error, together, as the model sees them."""
+    title = "REPL output:" if of == 1 else f"REPL output of block {number} of {of}:"
+    parts = [output.rstrip("\n")] if output.strip() else []
+    if error:
+        parts.append(error)
+    return f"{title}\n" + ("\n".join(parts) or "(nothing was printed)")
+
+
+def not_run(count: int) -> str:
+    """Told when cells were left out after one that failed."""
+    return f"(the {count} block{'s' if count > 1 else ''} after the error {'were' if count > 1 else 'was'} not run)"
+
+
+def no_code() -> str:
+    """The corrective message to a reply that has no code in it."""
+    return (
+        "There was no code in your reply, so nothing was run. Reply with Python in a block that opens with ```repl "
+        "and ends with ```. When you have the answer, call FINAL(value) in such a block."
+    )
+
+
+def literal_final() -> str:
+    """The refusal of an answer that was written out before its ground was seen."""
+    return (
+        "FINAL was not accepted: its value was written out in the same reply as code whose output you had not seen "
+        "yet. Read the output above. Then call FINAL again, with a value that rests on it."
+    )
+
+
+def wrong_type(reason: str) -> str:
+    """The refusal of an answer that does not fit the type asked for."""
+    return f"FINAL was not accepted: {reason}. Every variable is kept: mend the value and call FINAL again."
+
+
+def lost_variables(names: Sequence[str]) -> str:
+    """Told when a sandbox was replaced."""
+    what = f"these variables were lost: {', '.join(names)}" if names else "no variable of yours was lost"
+    return f"The REPL was replaced by a fresh one, which holds `context` again; {what}."
+
+
+def closing(reason: str) -> str:
+    """Asks for the best answer from what was seen, when no more code will be looked at."""
+    return (
+        f"This is the end of the work ({reason}). Give your best answer now, from what you have seen: either "
+        "FINAL(value) in a ```repl block, where your variables still exist, or the answer alone as plain text."
+    )

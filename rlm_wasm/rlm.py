@@ -1,0 +1,496 @@
+"""The loop: ask the root model, run its code, show it what happened, until FINAL.
+
+`RLM` holds what is the same for every question; `_Run` is one question being answered. How text is got from a model,
+how code is run and what is charged are elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, cast
+
+import anyio
+import anyio.from_thread
+import msgspec
+
+from rlm_wasm import contexts, prompts
+from rlm_wasm.bridge import Bridge, Models, describe_functions
+from rlm_wasm.clients.openai import OpenAIClient
+from rlm_wasm.clients.protocol import Client, Message, Reply
+from rlm_wasm.errors import LimitExceeded, RLMError, SandboxCrashed, SandboxError, SandboxTimeout
+from rlm_wasm.events import (
+    CellFinished,
+    CellStarted,
+    Emitter,
+    Listener,
+    Printed,
+    RootReplied,
+    RunStarted,
+    RunStopped,
+    SandboxReplaced,
+)
+from rlm_wasm.limits import DEFAULT_PRICES, Budget, Limits, Price
+from rlm_wasm.parsing import Parsed, final_is_literal, parse
+from rlm_wasm.sandbox import Sandbox, SandboxOptions, SandboxPool
+from rlm_wasm.trajectory import Call, CellRun, Completion, Iteration, StoppedBy
+
+
+class RLM:
+    """A Recursive Language Model (arXiv 2512.24601): answers questions over contexts of any length.
+
+        rlm = RLM("gpt-5-mini", sub_model="gpt-5-nano", limits=Limits(usd=0.50, seconds=300))
+        done = rlm.completion("Which launch had the largest revenue?", context=text)
+        print(done.response)
+
+    `model` writes the code, `sub_model` answers `llm_query` (the same one if None); each is a name for `OpenAIClient`
+    or any `Client`. `functions` are the caller's own host functions that cells may call. `prices` are added to
+    `DEFAULT_PRICES`, US dollars per million tokens by model name. `sandbox` chooses the sandboxes' options, `pool`
+    lends them from elsewhere (it must have been opened with the same function names: `RLM.function_names`).
+    `max_concurrency` is how many model calls, and how many children of one batch, run at once. `listeners` hear every
+    event of every run.
+    """
+
+    def __init__(
+        self,
+        model: str | Client,
+        *,
+        sub_model: str | Client | None = None,
+        limits: Limits | None = None,
+        functions: Mapping[str, Callable[..., Any]] | None = None,
+        prices: Mapping[str, Price] | None = None,
+        sandbox: SandboxOptions | None = None,
+        pool: SandboxPool | None = None,
+        max_concurrency: int = 16,
+        listeners: Sequence[Listener] = (),
+    ) -> None:
+        if max_concurrency < 1:
+            raise ValueError(f"max_concurrency must be 1 or more, not {max_concurrency!r}")
+        root = OpenAIClient(model) if isinstance(model, str) else model
+        sub = OpenAIClient(sub_model) if isinstance(sub_model, str) else sub_model or root
+        self.models = Models(root, sub)
+        self.limits = limits or Limits()
+        self.own_functions = dict(functions or {})
+        self.prices = {**DEFAULT_PRICES, **(prices or {})}
+        self.max_concurrency = max_concurrency
+        self.listeners = tuple(listeners)
+        self._pool = pool
+        taken = sorted(set(self.own_functions) & RESERVED_NAMES)
+        if taken:
+            raise ValueError(f"functions: {', '.join(taken)} has a meaning of its own in the REPL: use another name")
+        self.sandbox = msgspec.structs.replace(
+            sandbox or SandboxOptions(), functions=_placeholders(self.function_names), max_concurrency=max_concurrency
+        )
+
+    def __repr__(self) -> str:
+        return f"<RLM {self.models.root.model}, sub model {self.models.sub.model}>"
+
+    @property
+    def function_names(self) -> tuple[str, ...]:
+        """The names of all host functions that its cells may call."""
+        return (*sorted(BRIDGE_NAMES), *self.own_functions)
+
+    def completion(
+        self, question: str, *, context: object = None, output: Any = None, errors: str = "strict"
+    ) -> Completion:
+        """Like `acompletion`, from plain synchronous code; inside a running event loop (Jupyter) too."""
+
+        async def run() -> Completion:
+            return await self.acompletion(question, context=context, output=output, errors=errors)
+
+        return _run_anywhere(run)
+
+    async def acompletion(
+        self,
+        question: str,
+        *,
+        context: object = None,
+        output: Any = None,
+        errors: str = "strict",
+        stop: anyio.Event | None = None,
+    ) -> Completion:
+        """Answer a question about a context.
+
+        `context`: str, bytes, JSON-like values, a `Path` to a file or folder, or a list of those. `output`: a type
+        that msgspec can validate, which FINAL's value must fit; None takes any. `errors`: what to do with bytes that
+        are not UTF-8 in files. `stop`: when it is set, the run ends and gives what it has ("cancelled").
+
+        Raises ValueError, TypeError or FileNotFoundError for bad arguments, ClientError if the root model cannot be
+        asked, SandboxStartError if there is no sandbox to be had. A limit is no exception: see `stopped_by`.
+        """
+        if not question.strip():
+            raise ValueError("the question is empty: say what to answer about the context")
+        prepared = contexts.prepare(context, errors=errors)
+        budget = Budget(self.limits, self.prices)
+        budget.check_prices({self.models.root.model, self.models.sub.model})
+        async with AsyncExitStack() as stack:
+            pool = self._pool or await stack.enter_async_context(SandboxPool(0, options=self.sandbox))
+            shared = _Shared(self, budget, pool, anyio.Semaphore(self.max_concurrency), stop)
+            return await _Run(shared, question, prepared, output, depth=0, parent=None).answer()
+
+
+BRIDGE_NAMES = frozenset({"llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched", "budget"})
+RESERVED_NAMES = BRIDGE_NAMES | {"context", "FINAL", "SHOW_VARS", "print"}
+
+
+def _placeholders(names: Sequence[str]) -> dict[str, Callable[..., Any]]:
+    """Names for a pool to boot with; each run binds its own functions to them."""
+
+    def unbound(*_: object) -> None:
+        raise RuntimeError("this function belongs to no run")
+
+    return dict.fromkeys(names, unbound)
+
+
+def _run_anywhere(run: Callable[[], Any]) -> Completion:
+    """Run to the end from synchronous code, in a thread of its own if this one has an event loop running already."""
+    try:
+        anyio.get_current_task()
+    except RuntimeError:
+        # raised where no event loop runs
+        return anyio.run(run)
+    with anyio.from_thread.start_blocking_portal() as portal:
+        return portal.call(run)
+
+
+class _Shared(msgspec.Struct, frozen=True):
+    """What a run and all its children have in common."""
+
+    rlm: RLM
+    budget: Budget
+    pool: SandboxPool
+    model_calls: anyio.Semaphore
+    stop: anyio.Event | None
+
+
+class _Stopped(Exception):
+    """The run is over for a reason other than FINAL."""
+
+    def __init__(self, by: StoppedBy, limit: LimitExceeded | None = None) -> None:
+        super().__init__(by)
+        self.by: StoppedBy = by
+        self.limit = limit
+
+
+class _Finished(Exception):
+    """FINAL was called with a value that is accepted."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__()
+        self.value = value
+
+
+class _Run:
+    """One question being answered: the messages so far, the record of it, and what would end it."""
+
+    def __init__(
+        self,
+        shared: _Shared,
+        question: str,
+        context: contexts.Context,
+        output: Any,
+        *,
+        depth: int,
+        parent: str | None,
+    ) -> None:
+        self._shared = shared
+        self._question = question
+        self._context = context
+        self._output = output
+        self._depth = depth
+        self._id = uuid.uuid4().hex[:12]
+        rlm = shared.rlm
+        self._limits = rlm.limits
+        self._emitter = Emitter(rlm.listeners, run=self._id, parent=parent, depth=depth)
+        self._bridge = Bridge(
+            rlm.models,
+            shared.budget,
+            self._emitter,
+            max_concurrency=rlm.max_concurrency,
+            model_calls=shared.model_calls,
+            run_child=self._run_child if depth < self._limits.depth else None,
+        )
+        self._messages: list[Message] = []
+        self._iterations: list[Iteration] = []
+        self._errors_in_a_row = 0
+        self._refused_literal = False
+        self._partial: Any = None
+
+    async def answer(self) -> Completion:
+        """Run to the end. The only way out without a `Completion` is a failure of ours or of what we depend on."""
+        started = time.monotonic()
+        models = self._shared.rlm.models
+        self._emitter.emit(
+            RunStarted(
+                question=self._question,
+                context=self._context.description,
+                model=models.root.model,
+                sub_model=models.sub.model,
+            )
+        )
+        try:
+            response, stopped_by, limit = await self._bounded()
+        except RLMError as error:
+            # nothing is lost: what there was goes with the error
+            error.partial = self._completed(None, "errors", None, started)
+            raise
+        return self._completed(response, stopped_by, limit, started)
+
+    def _completed(
+        self, response: object, stopped_by: StoppedBy, limit: LimitExceeded | None, started: float
+    ) -> Completion:
+        usage = self._bridge.usage
+        seconds = time.monotonic() - started
+        self._emitter.emit(
+            RunStopped(
+                stopped_by=stopped_by,
+                calls=usage.calls,
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                usd=usage.usd,
+                seconds=seconds,
+            )
+        )
+        return Completion(
+            question=self._question,
+            response=response,
+            stopped_by=stopped_by,
+            usage=usage,
+            trajectory=tuple(self._iterations),
+            seconds=seconds,
+            run=self._id,
+            depth=self._depth,
+            partial=self._partial,
+            limit=limit,
+        )
+
+    async def _bounded(self) -> tuple[object, StoppedBy, LimitExceeded | None]:
+        """The loop, within the seconds that are left and until somebody says stop."""
+        outcome: tuple[object, StoppedBy, LimitExceeded | None] | None = None
+        failure: Exception | None = None
+        seconds = self._shared.budget.seconds_left() if self._depth == 0 else None
+        clock = anyio.CancelScope(deadline=math.inf if seconds is None else anyio.current_time() + seconds)
+        async with anyio.create_task_group() as tasks:
+            # a child is under its parent's scope already
+            if self._depth == 0 and self._shared.stop is not None:
+                tasks.start_soon(_cancel_when, self._shared.stop, tasks.cancel_scope)
+            with clock:
+                try:
+                    outcome = await self._loop()
+                except Exception as error:
+                    failure = error
+            tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if outcome is not None:
+            return outcome
+        if clock.cancelled_caught:
+            allowed = self._limits.seconds or 0.0
+            return None, "seconds", LimitExceeded("seconds", allowed, allowed)
+        return None, "cancelled", None
+
+    async def _loop(self) -> tuple[object, StoppedBy, LimitExceeded | None]:
+        shared = self._shared
+        functions = {**self._bridge.functions(), **shared.rlm.own_functions}
+        async with shared.pool.lend(functions) as sandbox:
+            sandbox.on_print = lambda stream, text: self._emitter.emit(Printed(stream=stream, text=text))
+            if self._context.value is not None:
+                await sandbox.load(context=self._context.value)
+            self._messages = prompts.first(self._system(sandbox), self._question, self._context.description)
+            try:
+                for number in range(1, self._limits.iterations + 1):
+                    self._emitter.iteration = number
+                    await self._iterate(sandbox, number)
+                raise _Stopped("iterations")
+            except _Finished as finished:
+                return finished.value, "final", None
+            except _Stopped as stopped:
+                return await self._closing_answer(sandbox, stopped), stopped.by, stopped.limit
+
+    def _system(self, sandbox: Sandbox) -> str:
+        schema = None
+        if self._output is not None:
+            schema = json.dumps(msgspec.json.schema(self._output))
+        return prompts.system(
+            output_chars=sandbox.options.output_chars,
+            timeout=sandbox.options.timeout,
+            recursion=self._depth < self._limits.depth,
+            functions=describe_functions(self._shared.rlm.own_functions),
+            schema=schema,
+        )
+
+    async def _iterate(self, sandbox: Sandbox, number: int) -> None:
+        """One reply, its code, one observation. Raises _Finished or _Stopped."""
+        reply = await self._ask_root()
+        parsed = parse(reply.text)
+        cells: list[CellRun] = []
+        observation = ""
+        try:
+            observation = await self._act(sandbox, parsed, cells, number)
+        finally:
+            self._iterations.append(
+                Iteration(
+                    number=number,
+                    reply=reply.text,
+                    input_tokens=reply.input_tokens,
+                    output_tokens=reply.output_tokens,
+                    cells=tuple(cells),
+                    calls=self._bridge.take_calls(),
+                    observation=observation or None,
+                )
+            )
+        self._messages += [Message("assistant", parsed.kept), Message("user", observation)]
+        if self._bridge.refused is not None:
+            raise _Stopped(cast(StoppedBy, self._bridge.refused.limit), self._bridge.refused)
+        errors = self._limits.errors
+        if errors is not None and self._errors_in_a_row >= errors:
+            raise _Stopped("errors", LimitExceeded("errors", self._errors_in_a_row, errors))
+
+    async def _ask_root(self) -> Reply:
+        started = time.monotonic()
+        try:
+            # a child's root calls are made for a cell of its parent, and counted so
+            reply = await self._bridge.complete(self._messages, self._shared.rlm.models.root, inside=self._depth > 0)
+        except LimitExceeded as error:
+            raise _Stopped(cast(StoppedBy, error.limit), error) from error
+        self._emitter.emit(
+            RootReplied(
+                text=reply.text,
+                input_tokens=reply.input_tokens,
+                output_tokens=reply.output_tokens,
+                seconds=time.monotonic() - started,
+            )
+        )
+        return reply
+
+    async def _act(self, sandbox: Sandbox, parsed: Parsed, cells: list[CellRun], number: int) -> str:
+        """Run the reply's cells in order, to the first error or FINAL; gives the observation."""
+        if not parsed.cells:
+            self._errors_in_a_row += 1
+            return self._finish_with(parsed.final_text) if parsed.final_text is not None else prompts.no_code()
+        parts: list[str] = []
+        for position, code in enumerate(parsed.cells, start=1):
+            run = await self._run_cell(sandbox, code)
+            seen_before = any(cell.output.strip() for cell in cells)
+            cells.append(run)
+            parts.append(prompts.cell_output(run.output, run.error, number=position, of=len(parsed.cells)))
+            if run.executed is not None and run.executed.lost:
+                parts.append(prompts.lost_variables(run.executed.lost))
+            refusal = self._finish(run, code, seen_before)
+            if refusal:
+                parts.append(refusal)
+                break
+            if run.error is not None:
+                rest = len(parsed.cells) - position
+                parts += [prompts.not_run(rest)] if rest else []
+                break
+        self._errors_in_a_row = self._errors_in_a_row + 1 if cells[-1].error is not None else 0
+        return prompts.observation(parts, iteration=number, iterations=self._limits.iterations)
+
+    async def _run_cell(self, sandbox: Sandbox, code: str) -> CellRun:
+        self._emitter.emit(CellStarted(code=code))
+        try:
+            executed = await sandbox.execute(code)
+            run = CellRun(code=code, executed=executed, output=executed.output, error=executed.error)
+        except (SandboxCrashed, SandboxTimeout) as failure:
+            # routine: ordinary code can do this, and the next cell runs in a fresh sandbox
+            self._emitter.emit(SandboxReplaced(reason=str(failure), lost=failure.lost))
+            run = CellRun(
+                code=code,
+                executed=None,
+                output=failure.output,
+                error=f"{failure}\n{prompts.lost_variables(failure.lost)}",
+            )
+        except SandboxError as failure:
+            self._emitter.emit(SandboxReplaced(reason=str(failure), lost=()))
+            run = CellRun(code=code, executed=None, output="", error=f"{failure}\n{prompts.lost_variables(())}")
+        self._emitter.emit(
+            CellFinished(
+                output=run.output,
+                error=run.error,
+                seconds=run.executed.seconds if run.executed else 0.0,
+                truncated=run.executed.truncated if run.executed else 0,
+            )
+        )
+        return run
+
+    def _finish(self, run: CellRun, code: str, seen_before: bool) -> str | None:
+        """Raise _Finished if the cell called FINAL with a value that is accepted; else why it was not, or None."""
+        if run.executed is None or not run.executed.has_final:
+            return None
+        value = run.executed.final
+        if seen_before and not self._refused_literal and final_is_literal(code):
+            self._refused_literal = True
+            self._partial = value
+            return prompts.literal_final()
+        return self._finish_with(value)
+
+    def _finish_with(self, value: object) -> str:
+        """Raise _Finished if the value fits the type asked for; else say why it does not."""
+        try:
+            accepted = self._accepted(value)
+        except msgspec.ValidationError as error:
+            self._partial = value
+            return prompts.wrong_type(str(error))
+        raise _Finished(accepted)
+
+    def _accepted(self, value: object) -> object:
+        """The value as the type asked for. Raises msgspec.ValidationError."""
+        return value if self._output is None else msgspec.convert(value, self._output)
+
+    async def _closing_answer(self, sandbox: Sandbox, stopped: _Stopped) -> object:
+        """One more call for the best answer from what was seen; None if it cannot be paid, or gives none."""
+        self._messages.append(Message("user", prompts.closing(f"limit reached: {stopped.by}")))
+        try:
+            reply = await self._ask_root()
+        except _Stopped:
+            return None
+        parsed = parse(reply.text)
+        answer: object = parsed.final_text if parsed.final_text is not None else reply.text.strip()
+        cells: list[CellRun] = []
+        if parsed.cells:
+            run = await self._run_cell(sandbox, parsed.cells[-1])
+            cells.append(run)
+            answer = run.executed.final if run.executed and run.executed.has_final else None
+        self._iterations.append(
+            Iteration(
+                number=len(self._iterations) + 1,
+                reply=reply.text,
+                input_tokens=reply.input_tokens,
+                output_tokens=reply.output_tokens,
+                cells=tuple(cells),
+                calls=self._bridge.take_calls(),
+                observation=None,
+            )
+        )
+        try:
+            return self._accepted(answer)
+        except msgspec.ValidationError:
+            self._partial = answer
+            return None
+
+    async def _run_child(self, question: str, context: object) -> Completion:
+        child = _Run(
+            self._shared,
+            question,
+            contexts.Context(context, contexts.describe(context)),
+            None,
+            depth=self._depth + 1,
+            parent=self._id,
+        )
+        try:
+            return await child.answer()
+        finally:
+            self._bridge.usage += child._bridge.usage
+
+
+async def _cancel_when(stop: anyio.Event, scope: anyio.CancelScope) -> None:
+    await stop.wait()
+    scope.cancel()
+
+
+__all__ = ["RLM", "Call", "Completion", "Iteration"]
