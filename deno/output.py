@@ -25,72 +25,89 @@ class Output:
         self._tail = collections.deque()
         self._tail_chars = 0
         self._tail_room = max_chars // 2
-        self._left_out = {"stdout": 0, "stderr": 0}
+        self._written = {"stdout": 0, "stderr": 0}
         self._words = 0
-        self._unsent = ""
+        self._open_word = None
+        self._unsent = ("stdout", "")
 
     def write(self, stream, text):
+        if not text:
+            return
+        self._written[stream] += len(text)
         if self._max_words:
-            self._words += len(text.split())
+            self._count_words(stream, text)
         if self._head_room:
             piece, text = text[: self._head_room], text[self._head_room :]
             self._head_room -= len(piece)
-            self._append(self._head, stream, piece)
+            self._head.append((stream, piece))
             self._send(stream, piece)
-        if text:
-            self._write_tail(stream, text)
+        self._write_tail(stream, text[len(text) - self._tail_room :] if len(text) > self._tail_room else text)
+
+    def _count_words(self, stream, text):
+        # a word may come in several writes
+        goes_on = self._open_word == stream and not text[0].isspace()
+        self._words += len(text.split()) - goes_on
+        self._open_word = None if text[-1].isspace() else stream
 
     def _write_tail(self, stream, text):
-        room = self._tail_room
-        if len(text) > room:
-            self._left_out[stream] += len(text) - room
-            text = text[len(text) - room :]
+        if not text:
+            return
         self._tail.append((stream, text))
         self._tail_chars += len(text)
-        while self._tail_chars > room:
+        while self._tail_chars > self._tail_room:
             oldest_stream, oldest = self._tail.popleft()
-            excess = self._tail_chars - room
-            dropped = min(excess, len(oldest))
-            self._left_out[oldest_stream] += dropped
+            dropped = min(self._tail_chars - self._tail_room, len(oldest))
             self._tail_chars -= dropped
             if dropped < len(oldest):
                 self._tail.appendleft((oldest_stream, oldest[dropped:]))
 
-    @staticmethod
-    def _append(pieces, stream, text):
-        if pieces and pieces[-1][0] == stream:
-            pieces[-1][1].append(text)
-        else:
-            pieces.append((stream, [text]))
-
     def _send(self, stream, piece):
+        unsent_stream, unsent = self._unsent
+        if unsent and unsent_stream != stream:
+            self._emit(unsent_stream, well_formed(unsent))
+            unsent = ""
+        unsent += piece
         # a print is two writes (text, newline): they leave together
-        self._unsent += piece
-        if piece.endswith("\n") or not self._head_room or len(self._unsent) > 500:
-            self._emit(stream, well_formed(self._unsent))
-            self._unsent = ""
+        if unsent.endswith("\n") or not self._head_room or len(unsent) > 500:
+            self._emit(stream, well_formed(unsent))
+            unsent = ""
+        self._unsent = (stream, unsent)
 
     def pieces(self):
         """`([[stream, text], ...], characters left out)`, with the marker where something was left out."""
-        left_out = sum(self._left_out.values())
-        pieces = list(self._head)
-        if left_out:
-            stream = max(self._left_out, key=self._left_out.__getitem__)
-            pieces.append((stream, [f"\n[... {left_out:,} characters left out ...]\n"]))
-        for stream, text in self._tail:
-            self._append(pieces, stream, text)
-        pieces = [[stream, well_formed("".join(texts))] for stream, texts in pieces]
+        head, tail = _joined(self._head), _joined(self._tail)
+        note = ""
         if self._max_words and self._words > self._max_words:
-            return _cut_words(pieces, self._max_words, self._words), left_out
-        return pieces, left_out
+            if not any(self._left_out([*head, *tail]).values()):
+                head = tail = _joined([*self._head, *self._tail])
+            head = _first_words(head, self._max_words - self._max_words // 2)
+            tail = _last_words(tail, self._max_words // 2)
+            note = f"; at most {self._max_words:,} of {self._words:,} words are shown"
+        left_out = self._left_out([*head, *tail])
+        count = sum(left_out.values())
+        marker = []
+        if count:
+            stream = max(left_out, key=left_out.__getitem__)
+            marker = [[stream, f"\n[... {count:,} characters left out{note} ...]\n"]]
+        pieces = _joined([*head, *marker, *tail])
+        return [[stream, well_formed(text)] for stream, text in pieces], count
+
+    def _left_out(self, kept):
+        left_out = dict(self._written)
+        for stream, text in kept:
+            left_out[stream] -= len(text)
+        return left_out
 
 
-def _cut_words(pieces, max_words, words):
-    """The first and last words of `pieces`, `max_words` in all, of `words` that were printed."""
-    head = _first_words(pieces, max_words - max_words // 2)
-    tail = _last_words(pieces, max_words // 2)
-    marker = ["stdout", f"\n[... output cut to {max_words:,} of {words:,} words ...]\n"]
-    return [*head, marker, *tail]
+def _joined(pieces):
+    """`pieces` with neighbours of the same stream made one."""
+    joined = []
+    for stream, text in pieces:
+        if joined and joined[-1][0] == stream:
+            joined[-1][1].append(text)
+        else:
+            joined.append((stream, [text]))
+    return [[stream, "".join(texts)] for stream, texts in joined]
 
 
 def _first_words(pieces, count):

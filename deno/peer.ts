@@ -55,11 +55,11 @@ export interface Pipe {
   /** Read into the buffer; the count, or null at the end. */
   read(into: Uint8Array<ArrayBuffer>): Promise<number | null>;
   /** Write all of the bytes. */
-  write(bytes: Uint8Array): void;
+  write(bytes: Uint8Array<ArrayBuffer>): void;
 }
 
-/** What answers requests and takes notifications, whose results and failures nobody sees. */
-export type Handler = (method: string, params: unknown) => unknown;
+/** What answers requests and takes notifications; of those, which want no reply, nobody sees result or failure. */
+export type Handler = (method: string, params: unknown, wantsReply: boolean) => unknown;
 
 /** Requests of the other side that may be open at once. */
 const MAX_OPEN_CALLS = 10_000;
@@ -101,9 +101,10 @@ export class Peer {
   request(method: string, params: unknown): Promise<unknown> {
     if (this.#ended) return Promise.reject(this.#ended);
     const id = ++this.#nextId;
+    const message = encodeMessage({ jsonrpc: "2.0", id, method, params });
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
     this.#pending.set(id, { resolve, reject });
-    this.#pipe.write(encodeMessage({ jsonrpc: "2.0", id, method, params }));
+    this.#pipe.write(message);
     return promise;
   }
 
@@ -113,7 +114,7 @@ export class Peer {
   }
 
   /** Send raw bytes ahead of a message that refers to them by the number returned. */
-  sendBlob(bytes: Uint8Array): number {
+  sendBlob(bytes: Uint8Array<ArrayBuffer>): number {
     const id = ++this.#nextId;
     this.#pipe.write(encodeBlobHeader(id, bytes.length));
     this.#pipe.write(bytes);
@@ -187,21 +188,17 @@ export class Peer {
   }
 
   async #answer(id: Message["id"], method: string, params: unknown): Promise<void> {
-    let reply: Fields;
+    let reply: Uint8Array<ArrayBuffer>;
     try {
-      reply = { result: (await this.#handler(method, params)) ?? null };
+      const result = (await this.#handler(method, params, id !== undefined)) ?? null;
+      reply = encodeMessage({ jsonrpc: "2.0", id, result });
     } catch (error) {
-      const known = error instanceof RpcError;
-      reply = {
-        error: {
-          code: known ? error.code : ErrorCode.internal,
-          message: String((error as Error)?.message ?? error),
-          data: known ? error.data : undefined,
-        },
-      };
+      const { code, data } = error instanceof RpcError ? error : { code: ErrorCode.internal };
+      const message = String((error as Error)?.message ?? error);
+      reply = encodeMessage({ jsonrpc: "2.0", id, error: { code, message, data } });
     }
     if (id === undefined) return;
     this.#openCalls.delete(id);
-    this.#pipe.write(encodeMessage({ jsonrpc: "2.0", id, ...reply }));
+    this.#pipe.write(reply);
   }
 }

@@ -22,6 +22,7 @@ import warnings
 import rlm_threads
 import rlm_values
 from pyodide.ffi import run_sync
+from pyodide.webloop import WebLoop
 from rlm_output import Output, Stream
 
 namespace = sys.modules["__main__"].__dict__
@@ -258,6 +259,8 @@ def evaluate(code):
 def run_until_complete(coroutine):
     """Drive a coroutine on the event loop while this stack waits, and give what it returns or raises."""
     outcome = []
+    running = rlm_threads.Lock()
+    running.acquire()
 
     async def contained():
         # an exception that leaves a task (KeyboardInterrupt does) would end in the event loop's own frames
@@ -265,8 +268,15 @@ def run_until_complete(coroutine):
             outcome.append((await coroutine, None))
         except BaseException as exception:
             outcome.append((None, exception))
+        running.release()
 
-    rlm_threads.wait(run_sync, contained())
+    task = asyncio.get_event_loop().create_task(contained())
+    try:
+        # by a lock, because an interrupt ends the wait for one; in an idle event loop it would find nobody to end
+        running.acquire()
+    except BaseException:
+        task.cancel()
+        raise
     value, exception = outcome[0]
     if exception is not None:
         raise exception
@@ -344,6 +354,7 @@ def prepare():
     builtins.input = no_input
     builtins.__awaitable__ = awaitable
     os._exit = os.abort = end_cell
+    WebLoop.run_until_complete = lambda loop, future: run_until_complete(future)
     time.sleep = sleep
 
 

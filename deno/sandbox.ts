@@ -56,7 +56,7 @@ export type ToJail =
 /** What the jail posts. Hearsay: `#take` checks each. */
 export type FromJail =
   | { type: "ready"; holes: string[]; pyodide: string; milliseconds: number }
-  | { type: "image"; image: Uint8Array }
+  | { type: "image"; image: Uint8Array<ArrayBuffer> }
   | { type: "dead"; message: string }
   | { type: "done"; id: number; result: string }
   | { type: "call"; id: number; request: string }
@@ -164,11 +164,11 @@ export class Sandbox {
   }
 
   /** Boot a jail that sees no data, and give its memory image. */
-  static async makeImage(): Promise<Uint8Array> {
+  static async makeImage(): Promise<Uint8Array<ArrayBuffer>> {
     const nobody: Host = { call: () => Promise.resolve("{}"), printed: () => {}, final: () => {} };
     const sandbox = new Sandbox(nobody);
     sandbox.#start(true, { functions: [], output_chars: 0, output_words: null }, null);
-    return await sandbox.#booted.promise as Uint8Array;
+    return await sandbox.#booted.promise as Uint8Array<ArrayBuffer>;
   }
 
   #start(makeImage: boolean, settings: Settings, image: Uint8Array<ArrayBuffer> | null): void {

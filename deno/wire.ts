@@ -34,9 +34,14 @@ export class WireError extends Error {
 
 const encoder = new TextEncoder();
 
-/** The bytes of one JSON-RPC message. */
-export function encodeMessage(message: unknown): Uint8Array {
+/** The bytes of one JSON-RPC message. Throws RangeError for one that the other side would refuse as too large. */
+export function encodeMessage(message: unknown): Uint8Array<ArrayBuffer> {
   const body = encoder.encode(JSON.stringify(message));
+  if (body.length > MAX_MESSAGE) {
+    throw new RangeError(
+      `a message of ${body.length} bytes is too large: at most ${MAX_MESSAGE} can be sent`,
+    );
+  }
   const header = encoder.encode(`Content-Length: ${body.length}\r\n\r\n`);
   const frame = new Uint8Array(header.length + body.length);
   frame.set(header);
@@ -45,7 +50,7 @@ export function encodeMessage(message: unknown): Uint8Array {
 }
 
 /** The header of a blob's frame; the bytes themselves follow it on the pipe. */
-export function encodeBlobHeader(id: number, length: number): Uint8Array {
+export function encodeBlobHeader(id: number, length: number): Uint8Array<ArrayBuffer> {
   return encoder.encode(
     `Content-Length: ${length}\r\nContent-Type: application/octet-stream\r\nContent-Id: ${id}\r\n\r\n`,
   );

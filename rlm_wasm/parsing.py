@@ -119,27 +119,27 @@ def _without_thought(reply: str) -> str | None:
     return reply[mark.end() :] if mark and mark[1] else reply
 
 
-_OPENING = re.compile(r"^(?P<lead>[^\n]*?)(?P<ticks>`{3,}|~{3,})(?P<info>[^\n]*)$", re.MULTILINE)
+# `lead` may be of a list or a quotation, `words` are a sentence that runs into the fence.
+_OPENING = re.compile(
+    r"(?m)^(?P<lead>[ \t]*+(?:(?:[-*+>]|\d{1,3}[.)])[ \t]++)*+)(?P<words>[^\n]*?)(?P<ticks>`{3,}|~{3,})(?P<info>[^\n]*)$"
+)
 _NESTED = re.compile(r"(?:[ \t\r]*+\n)*+[ \t]*+(?P<ticks>`{3,}+|~{3,}+)(?P<info>[^\n]*+)")
 _OUTER_CLOSING = re.compile(r"[ \t\r]*+\n[ \t]*+(?:`{3,}+|~{3,}+)(?=[ \t\r]*+(?:\n|\Z))")
-_LEAD = re.compile(r"[ \t]*(?:(?:[-*+>]|\d{1,3}[.)])[ \t]+)*")  # of a list or a quotation
 
 # What matters to one who looks for the end of a cell, outside and inside of a triple-quoted string. No Python token
 # has a backtick, so outside of strings and comments it always ends the cell.
-_LINE = r"^[ \t]*+(?P<line>`{3,}+|~{3,}+)(?P<info>[^\n]*)"
+_LINE = r"(?m)^[ \t]*+(?P<line>`{3,}+|~{3,}+)(?P<info>[^\n]*)"
 _OUTSIDE = re.compile(
     _LINE + r"|(?P<tail>`{3,}+)(?=[ \t\r]*+$)|\#[^\n]*+|(?P<quotes>\"\"\"|''')"
-    r"|\"(?:[^\"\\\n]|\\.)*+\"?|'(?:[^'\\\n]|\\.)*+'?",
-    re.MULTILINE,
+    r"|\"(?:[^\"\\\n]|\\.)*+\"?|'(?:[^'\\\n]|\\.)*+'?"
 )
-_INSIDE = {q: re.compile(_LINE + rf"|\\.|(?P<close>{q})", re.MULTILINE) for q in ('"""', "'''")}
-_OPAQUE = re.compile(_LINE, re.MULTILINE)
+_INSIDE = {quotes: re.compile(_LINE + rf"|\\.|(?P<close>{quotes})") for quotes in ('"""', "'''")}
+_OPAQUE = re.compile(_LINE)
 
 _SAYS_OUTPUT = re.compile(
-    r"\W*(?:(?:the|this|that|it|which|here|is|its|will|would|should|expected|sample|example|simulated|actual|repl|code"
-    r"|cell|python|console|program|execution|printed)\W+)*+(?:outputs?|results?|stdout|stderr|observations?|prints?"
-    r"|returns?)\b(?:[^:]{0,40}:\W*|\W*)",
-    re.IGNORECASE,
+    r"(?i)\W*(?:(?:the|this|that|it|which|here|is|its|will|would|should|expected|sample|example|simulated|actual|repl"
+    r"|code|cell|python|console|program|execution|printed)\W+)*+(?:outputs?|results?|stdout|stderr|observations?"
+    r"|prints?|returns?)\b(?:[^:]{0,40}:\W*|\W*)"
 )
 
 
@@ -168,17 +168,16 @@ class _FenceReader:
 
     def _fence(self, opening: re.Match[str]) -> _Block | None:
         label, rest = _label(opening["info"])
-        in_sentence = (rest or label not in _CODE) and not _LEAD.fullmatch(opening["lead"])
-        if in_sentence or (opening["ticks"][0] == "`" and "`" in opening["info"]):
+        quoted = opening["ticks"][0] == "`" and "`" in opening["info"]
+        if quoted or (opening["words"] and (rest or label not in _CODE)):
             return None
         start = min(opening.end() + 1, len(self._text))
         depth, inner = 0, opening
-        while label in _CODE | {""} and (nested := _NESTED.match(self._text, start)):
-            if _label(nested["info"])[0] not in _CODE:
-                break
+        opaque = label not in _CODE | {""}
+        while not opaque and (nested := _NESTED.match(self._text, start)) and _label(nested["info"])[0] in _CODE:
             depth, inner, label = depth + 1, nested, label or _label(nested["info"])[0]
             start = min(nested.end() + 1, len(self._text))
-        stop, end = self._closing(start, inner["ticks"], opaque=bool(label) and label not in _CODE)
+        stop, end = self._closing(start, inner["ticks"], opaque=opaque)
         while depth and (outer := _OUTER_CLOSING.match(self._text, end)):
             depth, end = depth - 1, outer.end()
         return _Block(label, opening.start(), end, _cell(self._text[start:stop]))
@@ -238,9 +237,8 @@ def _label(info: str) -> tuple[str, str]:
 
 # The last three are also words of HTML and of prose: they count only at the beginning of a line.
 _TAG = re.compile(
-    r"(?:<(?=tool_|run_python|(?:\w+:)?parameter\W+(?:name\s*=\W*)?code\b)|^[ \t]*<(?=python|code|execute))"
-    r"(?:\w+:)?(?P<name>tool_call|run_python|tool_code|parameter|python|code|execute)\b[^<>\n]*>(?=\s*(?P<first>\S|\Z))",
-    re.IGNORECASE | re.MULTILINE,
+    r"(?im)(?:<(?=tool_|run_python|(?:\w+:)?parameter\W+(?:name\s*=\W*)?code\b)|^[ \t]*<(?=python|code|execute))"
+    r"(?:\w+:)?(?P<name>tool_call|run_python|tool_code|parameter|python|code|execute)\b[^<>\n]*>(?=\s*(?P<first>\S|\Z))"
 )
 _JSON = json.JSONDecoder(strict=False)  # models write raw line ends into JSON strings
 
@@ -321,15 +319,12 @@ def _ending(prose: str, body: str) -> _Block | str | None:
 _MAGIC = re.compile(r"^([ \t]*)(?:%%?[a-z]|![a-z./~]|\?*[\w.]+\?{1,2}[ \t]*$).*|(=[ \t]*)[!%][a-z].*", re.M | re.I)
 # The first line of Python that has a slip further on, such as a string left open.
 _SLIP = re.compile(
-    r"(?:async )?(?:import [\w.]+(?: as \w+)?$|from [\w.]+ import\b|def \w+\(|class \w+.*:$|for .+ in .+:|try:$"
+    r"(?i)(?:async )?(?:import [\w.]+(?: as \w+)?$|from [\w.]+ import\b|def \w+\(|class \w+.*:$|for .+ in .+:|try:$"
     r"|(?:if|while|with) .+:$)|(?:await )?(?:print|llm_query\w*|rlm_query\w*|\w+(?:\.\w+)+)\("
-    r"|\w+(?:\.\w+|\[[^\]]*\])* ?[-+*/|&]?= ?(?:[rbf]{0,2}[\"'\[({]|[\w.]+[\[(.])",
-    re.IGNORECASE,
+    r"|\w+(?:\.\w+|\[[^\]]*\])* ?[-+*/|&]?= ?(?:[rbf]{0,2}[\"'\[({]|[\w.]+[\[(.])"
 )
 _ACTIVE = ast.stmt | ast.Call | ast.comprehension | ast.Slice
-_IDLE = (
-    ast.Expr | ast.AnnAssign | ast.Pass | ast.Break | ast.Continue | ast.Return | ast.Raise | ast.Assert | ast.Delete
-)
+_IDLE = ast.Expr | ast.AnnAssign | ast.Pass | ast.Break | ast.Continue | ast.Return | ast.Raise | ast.Global
 
 
 def _python(code: str) -> ast.Module | None:
@@ -348,8 +343,11 @@ def _python(code: str) -> ast.Module | None:
 def _is_program(code: str) -> bool:
     """Whether code parses and does something; English that happens to parse ("yes", "Paris (France)") does not."""
     tree = _python(code)
-    if tree is None:
-        return False
+    match tree:
+        case None | ast.Module(body=[ast.Expr(value=ast.Name()), *_]):  # "Done", and FINAL(...) on the next line
+            return False
+        case _:
+            pass
     # FINAL_VAR alone says that the work is done, and is no function: see _ending.
     called = {*re.findall(r"\b(\w++)\(", code)} - {"FINAL_VAR"}
     return any(
