@@ -12,13 +12,14 @@ import { PROTOCOL } from "./wire.ts";
 type Fields = Record<string, unknown>;
 
 let sandbox: Sandbox | null = null;
+let initialized = false;
 
 function write(bytes: Uint8Array): void {
   for (let sent = 0; sent < bytes.length;) sent += Deno.stdout.writeSync(bytes.subarray(sent));
 }
 
 const peer = new Peer({ read: (into) => Deno.stdin.read(into), write }, (method, params) => {
-  const handler = methods[method];
+  const handler = Object.hasOwn(methods, method) ? methods[method] : undefined;
   if (!handler) throw new RpcError(ErrorCode.methodNotFound, `there is no method ${JSON.stringify(method)}`);
   return handler(params === undefined ? {} : fields(params, "params"));
 });
@@ -35,6 +36,16 @@ function number(params: Fields, name: string, otherwise: number): number {
   throw new RpcError(ErrorCode.invalidParams, `${name}: a number above 0 is wanted`);
 }
 
+function whole(params: Fields, name: string, otherwise: number): number {
+  const value = number(params, name, otherwise);
+  if (Number.isSafeInteger(value)) return value;
+  throw new RpcError(ErrorCode.invalidParams, `${name}: a whole number is wanted`);
+}
+
+function isName(name: unknown): name is string {
+  return typeof name === "string" && /^[A-Za-z_][A-Za-z0-9_]*$/.test(name);
+}
+
 function checkProtocol(params: Fields): void {
   if (params.protocol === PROTOCOL) return;
   const message = `this sandbox speaks protocol ${PROTOCOL}, not ${JSON.stringify(params.protocol)}`;
@@ -43,27 +54,22 @@ function checkProtocol(params: Fields): void {
 
 function settings(params: Fields): Settings {
   const functions = params.functions ?? [];
-  if (!Array.isArray(functions) || !functions.every((name) => /^[A-Za-z_][A-Za-z0-9_]*$/.test(name))) {
+  if (!Array.isArray(functions) || !functions.every(isName)) {
     throw new RpcError(ErrorCode.invalidParams, "functions: a list of Python names is wanted");
   }
   return {
     functions,
-    output_chars: number(params, "output_chars", 10_000),
-    output_words: params.output_words == null ? null : number(params, "output_words", 1),
+    output_chars: whole(params, "output_chars", 10_000),
+    output_words: params.output_words == null ? null : whole(params, "output_words", 1),
   };
 }
 
 /** What must fail in a process that holds no permission; in words, what did not. */
 async function findPermissions(): Promise<string[]> {
   const holes: string[] = [];
-  for (
-    const name of ["read", "write", "net", "env", "run", "ffi", "sys", "import"] as Deno.PermissionName[]
-  ) {
-    if (Deno.permissions.querySync({ name }).state !== "denied") {
-      holes.push(
-        `the permission ${name} is not denied`,
-      );
-    }
+  for (const name of ["read", "write", "net", "env", "run", "ffi", "sys", "import"]) {
+    const { state } = Deno.permissions.querySync({ name } as Deno.PermissionDescriptor);
+    if (state !== "denied") holes.push(`the permission ${name} is not denied`);
   }
   const attempts: [string, () => unknown][] = [
     ["a file can be read", () => Deno.readFileSync("/")],
@@ -123,9 +129,10 @@ const host = {
 const methods: Record<string, (params: Fields) => unknown> = {
   async initialize(params) {
     checkProtocol(params);
-    if (sandbox) throw new RpcError(ErrorCode.invalidParams, "initialized already");
+    if (initialized) throw new RpcError(ErrorCode.invalidParams, "initialized already");
     const chosen = settings(params);
     const image = params.image == null ? null : peer.takeBlob(params.image);
+    initialized = true;
     const holes = await findPermissions();
     if (holes.length > 0) return endWith(ErrorCode.notSafe, `the process is not sealed: ${holes.join("; ")}`);
     try {

@@ -90,6 +90,8 @@ interface Variable {
   content: Uint8Array<ArrayBuffer>;
 }
 
+/** As long as the broker gives a load or a get, in seconds. */
+const LOAD_OR_GET_WITHIN = 30;
 const NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
 
 /**
@@ -153,7 +155,7 @@ export class Sandbox implements AsyncDisposable {
   /** The value of a variable. Rejects with ReferenceError if there is none, TypeError if it has no JSON-like form. */
   async get(name: string): Promise<unknown> {
     return await this.#inTurn(async (session) => {
-      const { value } = await this.#ask(session, "get", { name }, this.#timeout).catch((error) => {
+      const { value } = await this.#ask(session, "get", { name }, LOAD_OR_GET_WITHIN).catch((error) => {
         if (!(error.cause instanceof RpcError)) throw error;
         throw new (error.message.startsWith("NameError") ? ReferenceError : TypeError)(error.message);
       });
@@ -191,7 +193,7 @@ export class Sandbox implements AsyncDisposable {
   }
 
   async #load(session: Session, name: string, { kind, content }: Variable): Promise<void> {
-    await this.#ask(session, "load", { name, kind }, this.#timeout, content);
+    await this.#ask(session, "load", { name, kind }, LOAD_OR_GET_WITHIN, content);
   }
 
   /** Ask the child; if it is lost, remember what went with it and throw what that is to be called. */
@@ -207,6 +209,7 @@ export class Sandbox implements AsyncDisposable {
     } catch (error) {
       // a message that was too large to be sent
       if (error instanceof RangeError) throw error;
+      if (this.#closed) throw new SandboxError("the sandbox was closed", { cause: error });
       const code = error instanceof RpcError ? error.code : undefined;
       if (code === ErrorCode.unresponsive) {
         await session.kill((error as Error).message);

@@ -18,6 +18,7 @@ import sys
 import time
 import traceback
 import warnings
+from types import ModuleType
 
 import rlm_threads
 import rlm_values
@@ -143,7 +144,8 @@ def user_names():
     return [
         name
         for name, value in list(namespace.items())
-        if isinstance(name, str) and not name.startswith("_") and name not in reserved and not inspect.ismodule(value)
+        # by its type: a value may answer for its __class__ as it likes, or raise
+        if type(name) is str and name[:1] != "_" and name not in reserved and not issubclass(type(value), ModuleType)
     ]
 
 
@@ -293,7 +295,7 @@ def explain(exception):
         trim(described, set())
         text = "".join(described.format()).rstrip()
     except BaseException as second:
-        text = f"{type(exception).__name__} (its traceback could not be shown: {type(second).__name__})"
+        text = f"{class_name(exception)} (its traceback could not be shown: {class_name(second)})"
     if isinstance(exception, SystemExit):
         text += "\n(the cell ended here; the sandbox and its variables live on)"
     text = rlm_values.well_formed(text)
@@ -301,6 +303,11 @@ def explain(exception):
         half = MAX_ERROR_CHARS // 2
         text = f"{text[:half]}\n[... {len(text) - 2 * half:,} characters left out ...]\n{text[-half:]}"
     return text
+
+
+def class_name(exception):
+    # past a metaclass that may answer as it likes
+    return type.__dict__["__name__"].__get__(type(exception))
 
 
 def trim(described, seen):

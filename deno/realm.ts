@@ -30,6 +30,14 @@ const KEPT = new Set(
     "DedicatedWorkerGlobalScope").split(" "),
 );
 
+/** Constructors that are frozen with their prototypes. */
+const FROZEN = (
+  "Function Array String Number Boolean Symbol Promise RegExp Map Set WeakMap WeakSet BigInt Date ArrayBuffer " +
+  "SharedArrayBuffer DataView Uint8Array Int8Array Uint16Array Int16Array Uint32Array Int32Array Float32Array " +
+  "Float64Array Uint8ClampedArray BigInt64Array BigUint64Array Proxy FinalizationRegistry WeakRef TextEncoder " +
+  "TextDecoder MessagePort MessageChannel EventTarget Event"
+).split(" ");
+
 function remove(name: string): void {
   // some are accessors of the prototype: shadowing them by nothing is not enough, so both are tried
   for (let holder: object | null = globals; holder; holder = Object.getPrototypeOf(holder)) {
@@ -73,48 +81,14 @@ export function freezeIntrinsics(): void {
   const asyncFunction = Object.getPrototypeOf(async () => {}).constructor;
   const generatorFunction = Object.getPrototypeOf(function* () {}).constructor;
   const constructors = [
-    ...[
-      Function,
-      Array,
-      String,
-      Number,
-      Boolean,
-      Symbol,
-      Promise,
-      RegExp,
-      Map,
-      Set,
-      WeakMap,
-      WeakSet,
-      BigInt,
-      Date,
-    ],
-    ...[ArrayBuffer, SharedArrayBuffer, DataView, typedArray, Uint8Array, Int8Array, Uint16Array, Int16Array],
-    ...[
-      Uint32Array,
-      Int32Array,
-      Float32Array,
-      Float64Array,
-      Uint8ClampedArray,
-      BigInt64Array,
-      BigUint64Array,
-    ],
-    ...[
-      Proxy,
-      FinalizationRegistry,
-      WeakRef,
-      TextEncoder,
-      TextDecoder,
-      MessagePort,
-      MessageChannel,
-      EventTarget,
-      Event,
-    ],
-    ...[asyncFunction, generatorFunction],
+    typedArray,
+    asyncFunction,
+    generatorFunction,
+    ...FROZEN.map((name) => globals[name] as FunctionConstructor),
   ];
   for (const constructor of constructors) {
     Object.freeze(constructor);
-    if (constructor.prototype) Object.freeze(constructor.prototype);
+    Object.freeze(constructor.prototype);
   }
   // Object and the Error constructor stay open: Pyodide assigns to them
   Object.preventExtensions(Object.prototype);

@@ -20,6 +20,8 @@ import workerSource from "./worker.ts" with { type: "text" };
 export const GRACE = 2000;
 /** How often the deadline is looked at and a waiting jail is asked whether it computes, in milliseconds. */
 const TICK = 50;
+/** How long a load or a get may take, in seconds: a variable's own methods, or what a cell left behind, can hold it up. */
+const LOAD_OR_GET_WITHIN = 30;
 const PLATFORM = { abi_version: "2026_0", arch: "wasm32", platform: "emscripten_5_0_3", python: "3.14.2" };
 
 /** What the caller of a sandbox may choose; handed whole to the jail. */
@@ -136,7 +138,11 @@ export class Sandbox {
   #jobs = new Map<number, Job>();
   #lastId = 0;
   #cells = 0;
+  #turn: Promise<unknown> = Promise.resolve();
+  #queued = 0;
   #calls = new Set<number>();
+  #maxPrinted = 0;
+  #printed = 0;
   #clock: ComputingClock | null = null;
   #dead: SandboxDead | null = null;
   #booted = Promise.withResolvers<unknown>();
@@ -148,10 +154,17 @@ export class Sandbox {
       type: "module",
       deno: { permissions: "none" },
     } as WorkerOptions);
-    this.#worker.onmessage = (event) => this.#take(event.data);
+    this.#worker.onmessage = (event) => {
+      try {
+        this.#take(event.data);
+      } catch (error) {
+        this.#die(new SandboxDead(`what the jail sent cannot be passed on: ${(error as Error).message}`));
+      }
+    };
     this.#worker.onerror = (event) => {
       event.preventDefault();
-      this.#die(new SandboxDead(`the interpreter died: ${event.message}`));
+      // a stack of WebAssembly addresses follows in the other lines
+      this.#die(new SandboxDead(`the interpreter died: ${event.message.split("\n")[0]}`));
     };
   }
 
@@ -172,6 +185,8 @@ export class Sandbox {
   }
 
   #start(makeImage: boolean, settings: Settings, image: Uint8Array<ArrayBuffer> | null): void {
+    // the head of the output, in UTF-16 units
+    this.#maxPrinted = 2 * settings.output_chars;
     const message: ToJail = {
       type: "boot",
       makeImage,
@@ -183,7 +198,12 @@ export class Sandbox {
       wasm: new WebAssembly.Module(wasmBytes),
       stdlib,
       platform: PLATFORM,
-      modules: [["rlm_values", valuesSource], ["rlm_output", outputSource], ["rlm_threads", threadsSource], ["rlm_prelude", preludeSource]],
+      modules: [
+        ["rlm_values", valuesSource],
+        ["rlm_output", outputSource],
+        ["rlm_threads", threadsSource],
+        ["rlm_prelude", preludeSource],
+      ],
       interrupts: this.#interrupts,
       settings: JSON.stringify(settings),
       image,
@@ -192,9 +212,45 @@ export class Sandbox {
   }
 
   /** Run one cell. `timeout` in seconds of computing. Rejects with `SandboxDead` only. */
-  async execute(code: string, timeout: number): Promise<Outcome> {
+  execute(code: string, timeout: number): Promise<Outcome> {
     const number = ++this.#cells;
+    return this.#do(timeout, (id) => ({ type: "execute", id, code, number }));
+  }
+
+  /** Set a variable from bytes: "text" (UTF-8), "bytes" or "value" (a JSON text). */
+  async load(name: string, kind: string, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
+    await this.#do(LOAD_OR_GET_WITHIN, (id) => ({ type: "load", id, name, kind, bytes }), [bytes.buffer]);
+  }
+
+  /** A variable as `{"value": ...}` or `{"error": ...}`: a JSON text. */
+  async get(name: string): Promise<string> {
+    return (await this.#do(LOAD_OR_GET_WITHIN, (id) => ({ type: "get", id, name }))).result;
+  }
+
+  /** Let the jail do one thing after those before it: interrupted at its deadline, ended if it then goes on. */
+  #do(timeout: number, message: (id: number) => ToJail, transfer: Transferable[] = []): Promise<Outcome> {
+    let mine: Promise<Outcome>;
+    if (this.#clock || this.#queued > 0) {
+      this.#queued++;
+      mine = this.#turn.then(() => {
+        this.#queued--;
+        return this.#doNow(timeout, message, transfer);
+      });
+    } else {
+      // at once, so that an interrupt which follows on the same pipe finds it running
+      mine = this.#doNow(timeout, message, transfer);
+    }
+    this.#turn = mine.catch(() => {});
+    return mine;
+  }
+
+  async #doNow(
+    timeout: number,
+    message: (id: number) => ToJail,
+    transfer: Transferable[],
+  ): Promise<Outcome> {
     const clock = this.#clock = new ComputingClock();
+    this.#printed = 0;
     let interrupted = 0;
     const timer = setInterval(() => {
       const spent = clock.tick(this.#calls.size > 0, (id) => this.#worker.postMessage({ type: "ping", id }));
@@ -206,7 +262,7 @@ export class Sandbox {
       }
     }, TICK);
     try {
-      const result = await this.#ask((id) => ({ type: "execute", id, code, number }));
+      const result = await this.#ask(message, transfer);
       return { result, timedOut: interrupted > 0, seconds: clock.tick(false, () => {}) / 1000 };
     } finally {
       clearInterval(timer);
@@ -216,16 +272,6 @@ export class Sandbox {
     }
   }
 
-  /** Set a variable from bytes: "text" (UTF-8), "bytes" or "value" (a JSON text). */
-  async load(name: string, kind: string, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
-    await this.#ask((id) => ({ type: "load", id, name, kind, bytes }), [bytes.buffer]);
-  }
-
-  /** A variable as `{"value": ...}` or `{"error": ...}`: a JSON text. */
-  get(name: string): Promise<string> {
-    return this.#ask((id) => ({ type: "get", id, name }));
-  }
-
   /** Raise KeyboardInterrupt in the cell that runs, be it computing or waiting. */
   interrupt(): void {
     if (!this.#clock) return;
@@ -233,7 +279,7 @@ export class Sandbox {
     this.#worker.postMessage({ type: "interrupt" } satisfies ToJail);
   }
 
-  #ask(message: (id: number) => ToJail, transfer: Transferable[] = []): Promise<string> {
+  #ask(message: (id: number) => ToJail, transfer: Transferable[]): Promise<string> {
     if (this.#dead) return Promise.reject(this.#dead);
     const id = ++this.#lastId;
     const { promise, resolve, reject } = Promise.withResolvers<string>();
@@ -255,7 +301,7 @@ export class Sandbox {
     if (message.type === "done") this.#finish(message.id, String(message.result));
     else if (message.type === "call") this.#serve(Number(message.id), String(message.request));
     else if (message.type === "printed") {
-      if (this.#clock) this.#host.printed(String(message.stream), String(message.text).toWellFormed());
+      if (this.#clock) this.#pass(String(message.stream), String(message.text).toWellFormed());
     } else if (message.type === "final") {
       if (this.#clock) this.#host.final(String(message.value).toWellFormed());
     } else if (message.type === "pong") this.#clock?.pong(Number(message.id));
@@ -265,6 +311,13 @@ export class Sandbox {
       if (message.holes.length === 0) this.#booted.resolve(null);
       else this.#die(new SandboxDead(`the jail does not hold: ${message.holes.join("; ")}`));
     }
+  }
+
+  /** More of what was printed than a cell may print is no output but a flood, in which no timer gets its turn. */
+  #pass(stream: string, text: string): void {
+    this.#printed += text.length;
+    if (this.#printed <= this.#maxPrinted) this.#host.printed(stream, text);
+    else this.#die(new SandboxDead("the jail sends more than a cell may print"));
   }
 
   #finish(id: number, result: string): void {

@@ -13,7 +13,8 @@ import enum
 import json
 
 MAX_DEPTH = 100
-MAX_CHARS = 32_000_000
+# as a string of a message each byte may take two, and a message may have 64 MiB
+MAX_BYTES = 32_000_000
 
 
 def well_formed(text):
@@ -25,15 +26,16 @@ def well_formed(text):
     return text if type(text) is str else str.__str__(text)
 
 
-def encode(value, max_chars=MAX_CHARS):
+def encode(value, max_bytes=MAX_BYTES):
     """The JSON text of `value`.
 
     Raises TypeError for a type that has no rule, ValueError for what is nested too deeply (a cycle, for one) or
     too large.
     """
     text = json.dumps(_tagged(value, 0), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    if len(text) > max_chars:
-        raise ValueError(f"the value takes {len(text):,} characters as JSON; at most {max_chars:,} can be sent")
+    size = len(text.encode())
+    if size > max_bytes:
+        raise ValueError(f"the value takes {size:,} bytes as JSON; at most {max_bytes:,} can be sent")
     return text
 
 

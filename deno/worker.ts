@@ -158,7 +158,7 @@ async function bootSandbox(boot: Boot, realm: typeof Realm): Promise<void> {
 }
 
 function dead(error: unknown): void {
-  send({ type: "dead", message: String((error as Error)?.stack || error).slice(0, 1500) });
+  send({ type: "dead", message: String(error).slice(0, 500) });
 }
 
 async function run(id: number, job: () => unknown): Promise<void> {

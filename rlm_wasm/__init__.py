@@ -18,7 +18,7 @@ from rlm_wasm.errors import (
 from rlm_wasm.events import Event
 from rlm_wasm.limits import Limits, Price, Usage
 from rlm_wasm.rlm import RLM
-from rlm_wasm.sandbox import Executed, Sandbox, SandboxOptions, SandboxPool
+from rlm_wasm.sandbox import Executed, Isolation, Sandbox, SandboxOptions, SandboxPool
 from rlm_wasm.trajectory import Call, CellRun, Completion, Iteration
 
 __version__ = "0.1.0"
@@ -33,6 +33,7 @@ __all__ = [
     "Event",
     "Executed",
     "FunctionError",
+    "Isolation",
     "Iteration",
     "LimitExceeded",
     "Limits",

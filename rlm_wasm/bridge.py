@@ -24,7 +24,8 @@ from rlm_wasm.trajectory import Call, Completion
 MAX_PROMPT_CHARS = 8_000_000
 MAX_BATCH = 10_000
 
-RunChild = Callable[[str, object], Awaitable[Completion]]
+# question, context, and whom to tell what the child came to, however it ended
+RunChild = Callable[[str, object, Callable[[Completion], None]], Awaitable[Completion]]
 
 
 class Models(msgspec.Struct, frozen=True):
@@ -66,6 +67,8 @@ class Bridge:
         self._run_child = run_child
         self._calls: list[Call] = []
         self._count = 0
+        self._open = 0
+        self._all_ended = anyio.Event()
         self.refused: LimitExceeded | None = None
         self.usage = Usage()
         """What this run and its children took; the budget's ledger has that of the whole tree."""
@@ -84,6 +87,12 @@ class Bridge:
         """The calls that were made since this was last asked, in the order in which they ended."""
         taken, self._calls = tuple(self._calls), []
         return taken
+
+    async def quiet(self) -> None:
+        """Wait until no call is under way. Of a cell that was stopped, what it still waited for is given up first."""
+        while self._open:
+            self._all_ended = anyio.Event()
+            await self._all_ended.wait()
 
     async def budget(self) -> dict[str, float | None]:
         """What is left of the run's limits; None where there is no limit."""
@@ -131,6 +140,9 @@ class Bridge:
                     answers[index] = await job()
                 except (FunctionError, LimitExceeded) as error:
                     failures.append(error)
+                except Exception as error:
+                    # as of one that fails alone, a cell may know its class name
+                    failures.append(FunctionError(type(error).__name__))
 
         async with anyio.create_task_group() as tasks:
             for _ in range(min(self._max_concurrency, len(jobs))):
@@ -151,10 +163,7 @@ class Bridge:
 
     async def _ask_child(self, run_child: RunChild, question: str, context: object) -> Any:
         async with self._recorded("rlm_query", self._models.root.model, question, 1) as record:
-            child = await run_child(question, context)
-            usage = child.usage
-            text = str(child.response)[:MAX_PROMPT_CHARS]
-            record.answered(text, usage.input_tokens, usage.output_tokens, child)
+            child = await run_child(question, context, record.child_ended)
             if child.response is None and child.stopped_by != "final":
                 if child.limit is not None and child.stopped_by in ("calls", "tokens", "usd", "seconds"):
                     raise LimitExceeded(child.limit.limit, child.limit.used, child.limit.allowed)
@@ -176,11 +185,15 @@ class Bridge:
 
     def _recorded(self, function: str, model: str, prompt: str, of: int) -> _Record:
         self._count += 1
+        self._open += 1
         return _Record(self, self._emitter, self._count, function, model, prompt, of)
 
     def finished(self, call: Call) -> None:
         """Keep a call that has ended."""
         self._calls.append(call)
+        self._open -= 1
+        if not self._open:
+            self._all_ended.set()
 
 
 class _Record:
@@ -211,11 +224,21 @@ class _Record:
         )
         return self
 
-    def answered(self, reply: str, input_tokens: int, output_tokens: int, child: Completion | None = None) -> None:
+    def answered(self, reply: str, input_tokens: int, output_tokens: int) -> None:
         """Note the answer and what it took."""
         self._call = msgspec.structs.replace(
-            self._call, reply=reply, input_tokens=input_tokens, output_tokens=output_tokens, child=child
+            self._call, reply=reply, input_tokens=input_tokens, output_tokens=output_tokens
         )
+
+    def child_ended(self, child: Completion) -> None:
+        """Note what a child run came to, whether it has an answer or not."""
+        no_answer = child.response is None and child.stopped_by != "final"
+        self.answered(
+            "" if no_answer else str(child.response)[:MAX_PROMPT_CHARS],
+            child.usage.input_tokens,
+            child.usage.output_tokens,
+        )
+        self._call = msgspec.structs.replace(self._call, child=child)
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         call = msgspec.structs.replace(self._call, error=_told(error), seconds=time.monotonic() - self._started)
@@ -237,7 +260,10 @@ class _Record:
 
 
 def _told(error: BaseException | None) -> str | None:
-    return None if error is None else f"{type(error).__name__}: {error}"
+    if error is None:
+        return None
+    # a cancellation's own text is the event loop's talk
+    return f"{type(error).__name__}: {error}" if isinstance(error, Exception) else "given up: nobody waits for it"
 
 
 def _told_of_client(error: ClientError, prompt_chars: int) -> str:

@@ -17,7 +17,7 @@ from rlm_wasm.sandbox.session import make_image
 
 Say = Callable[[str], None]
 
-_SEALED = "a process that was never given a permission; broker and jail; an emptied realm (self-test passed)"
+_SEALED = "a process without permissions; broker and jail; an emptied realm (self-test passed)"
 _KEYS = ("OPENAI_API_KEY", "LLM_API_KEY", "AZURE_OPENAI_API_KEY")
 
 
@@ -71,6 +71,8 @@ def _check_sandbox(deno: str | None) -> str:
         started = time.perf_counter()
         async with Sandbox(deno=deno) as sandbox:
             ran = await sandbox.execute("import sys\nsys.version.split()[0]")
-            return f"sandbox: Python {ran.value} in {time.perf_counter() - started:.2f} s; {_SEALED}"
+            kernel = ", ".join(sandbox.isolation.kernel) or "none here"
+            took = time.perf_counter() - started
+            return f"sandbox: Python {ran.value} in {took:.2f} s; {_SEALED}; the kernel's layer: {kernel}"
 
     return anyio.run(start)

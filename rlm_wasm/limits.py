@@ -192,7 +192,7 @@ class Budget:
         self._clock = clock
         self._started_at = clock()
         self._spent: dict[str, ModelUsage] = {}
-        self._replies: Counter[str] = Counter()  # calls that were answered, by model
+        self._replies: Counter[str] = Counter()  # by model; a failed call has none, and no part in the mean
         self._calls_inside = 0  # started from inside the sandbox, finished or not
         self._reserved_tokens = 0
         self._reserved_usd = 0.0

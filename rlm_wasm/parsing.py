@@ -42,14 +42,13 @@ class _Block(msgspec.Struct, frozen=True):
 
 
 _CODE = frozenset({"repl", "python", "py", "python3", "ipython", "tool_code"})  # tool_code is what Gemini writes
+_LAYOUT = frozenset({"join", "strip", "format", "dedent"})  # methods that lay text out, and compute nothing
 
 # CPython's parser was measured to need 10 us and 2 kB a character for the worst text, and models do not write cells
 # of this size: a longer text is not judged, so it is neither bare code nor a literal answer.
 _JUDGED_CHARS = 100_000
-# A mend may read to the end of the reply; without a bound, a reply of broken strings would cost its length squared.
-_MENDS = 8
-# How many closing parentheses are tried as the end of FINAL(...) before it is taken for words.
-_FINAL_STOPS = 20
+_MENDS = 8  # each may read the reply to its end: without a bound, broken strings could cost its length squared
+_FINAL_STOPS = 20  # closing parentheses that are tried as the end of FINAL(...) before it is taken for words
 
 
 def parse(reply: str) -> Parsed:
@@ -90,8 +89,7 @@ def final_is_literal(code: str) -> bool:
         return False
     names = Counter((n.id, isinstance(n.ctx, ast.Load)) for n in ast.walk(tree) if isinstance(n, ast.Name))
     written = {"textwrap"}  # textwrap.dedent(...)
-    simple = (statement for statement in tree.body if isinstance(statement, ast.Expr | ast.Assign))
-    for node in (node for statement in simple for node in ast.walk(statement)):
+    for node in (node for line in tree.body if isinstance(line, ast.Expr | ast.Assign) for node in ast.walk(line)):
         match node:
             case ast.Call(func=ast.Name(id="FINAL"), args=args, keywords=keywords):
                 answer = [*args, *(keyword.value for keyword in keywords)]
@@ -119,9 +117,9 @@ def _without_thought(reply: str) -> str | None:
     return reply[mark.end() :] if mark and mark[1] else reply
 
 
-# `lead` may be of a list or a quotation, `words` are a sentence that runs into the fence.
+# In a list or a quotation if need be; `words` are a sentence that runs into the fence.
 _OPENING = re.compile(
-    r"(?m)^(?P<lead>[ \t]*+(?:(?:[-*+>]|\d{1,3}[.)])[ \t]++)*+)(?P<words>[^\n]*?)(?P<ticks>`{3,}|~{3,})(?P<info>[^\n]*)$"
+    r"(?m)^[ \t]*+(?:(?:[-*+>]|\d{1,3}[.)])[ \t]++)*+(?P<words>[^\n]*?)(?P<ticks>`{3,}|~{3,})(?P<info>[^\n]*)$"
 )
 _NESTED = re.compile(r"(?:[ \t\r]*+\n)*+[ \t]*+(?P<ticks>`{3,}+|~{3,}+)(?P<info>[^\n]*+)")
 _OUTER_CLOSING = re.compile(r"[ \t\r]*+\n[ \t]*+(?:`{3,}+|~{3,}+)(?=[ \t\r]*+(?:\n|\Z))")
@@ -137,9 +135,8 @@ _INSIDE = {quotes: re.compile(_LINE + rf"|\\.|(?P<close>{quotes})") for quotes i
 _OPAQUE = re.compile(_LINE)
 
 _SAYS_OUTPUT = re.compile(
-    r"(?i)\W*(?:(?:the|this|that|it|which|here|is|its|will|would|should|expected|sample|example|simulated|actual|repl"
-    r"|code|cell|python|console|program|execution|printed)\W+)*+(?:outputs?|results?|stdout|stderr|observations?"
-    r"|prints?|returns?)\b(?:[^:]{0,40}:\W*|\W*)"
+    r"(?i)\W*(?:(?:the|this|that|it|which|here|is|its|will|would|should|expected|sample|example|actual|repl|code|cell"
+    r"|python|execution)\W+)*+(?:outputs?|results?|stdout|observations?|prints?|returns?)\b(?:[^:]{0,40}:\W*|\W*)"
 )
 
 
@@ -194,12 +191,10 @@ class _FenceReader:
             closes = _end_at(line, ticks, opaque=opaque)
             if closes is None or (quoted and closes == line.start()):
                 continue
-            if not quoted:
+            if not quoted or not self._mends_left:
                 stop, end = line.start(), closes
                 break
             first = first or (line.start(), closes)
-            if not self._mends_left:
-                return first
         if first and _python(_cell(self._text[start:stop])) is None:
             self._mends_left -= 1
             return first
@@ -302,7 +297,7 @@ def _ending(prose: str, body: str) -> _Block | str | None:
     start = body.index("(", opening.start()) + 1
     stops = [stop.end() for stop in _STOP.finditer(body, start)] or [body.rfind(")", start) + 1 or len(body) + 1]
     for stop in stops[:_FINAL_STOPS]:
-        code = f"FINAL({body[start:stop]}"
+        code = _cell(f"FINAL({body[start:stop]}")
         if _python(code):
             return _Block("", opening.start(), stop, code)
     if opening["var"] or opening["name"]:
@@ -334,8 +329,7 @@ def _python(code: str) -> ast.Module | None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # invalid escapes: the model's business, not the caller's
                 return ast.parse(source)
-        # Deep nesting, null bytes and lone surrogates are no SyntaxError.
-        except (SyntaxError, ValueError, RecursionError, MemoryError, SystemError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError, SystemError):  # null bytes, deep nesting
             continue
     return None
 
@@ -343,11 +337,9 @@ def _python(code: str) -> ast.Module | None:
 def _is_program(code: str) -> bool:
     """Whether code parses and does something; English that happens to parse ("yes", "Paris (France)") does not."""
     tree = _python(code)
-    match tree:
-        case None | ast.Module(body=[ast.Expr(value=ast.Name()), *_]):  # "Done", and FINAL(...) on the next line
-            return False
-        case _:
-            pass
+    first = tree.body[0] if tree and tree.body else None
+    if not tree or (isinstance(first, ast.Expr) and isinstance(first.value, ast.Name)):
+        return False  # not even if the next line is FINAL(...): it is taken out of the prose
     # FINAL_VAR alone says that the work is done, and is no function: see _ending.
     called = {*re.findall(r"\b(\w++)\(", code)} - {"FINAL_VAR"}
     return any(
@@ -360,11 +352,8 @@ def _is_program(code: str) -> bool:
 
 def _is_plausible(code: str) -> bool:
     """Whether code with no label is Python, if need be with a slip."""
-    if _python(code):
-        return _is_program(code)
-    lines = (line.strip() for line in code.split("\n"))
-    first = next((line for line in lines if line and line[0] not in "#%!"), "")
-    return _SLIP.match(first[:200]) is not None
+    first = next((line for line in map(str.strip, code.split("\n")) if line and line[0] not in "#%!"), "")
+    return _is_program(code) if _python(code) else _SLIP.match(first[:200]) is not None
 
 
 def _cell(code: str) -> str:
@@ -379,9 +368,6 @@ def _blanked(text: str, blocks: list[_Block]) -> str:
     """The text with spaces in the place of blocks, so that all else keeps its position."""
     edges = [_Block("", 0, 0, ""), *blocks, _Block("", len(text), len(text), "")]
     return "".join(text[a.end : b.start].rjust(b.start - a.start) for a, b in pairwise(edges))
-
-
-_LAYOUT = frozenset({"join", "strip", "format", "dedent"})  # methods that lay text out, and compute nothing
 
 
 def _is_written_out(nodes: list[ast.expr], written: set[str]) -> bool:

@@ -121,9 +121,11 @@ def wrong_type(reason: str) -> str:
     return f"FINAL was not accepted: {reason}. Every variable is kept: mend the value and call FINAL again."
 
 
-def lost_variables(names: Sequence[str]) -> str:
-    """Told when a sandbox was replaced."""
+def lost_variables(names: Sequence[str] | None) -> str:
+    """Told when a sandbox was replaced; None where it is not known what went with it."""
     what = f"these variables were lost: {', '.join(names)}" if names else "no variable of yours was lost"
+    if names is None:
+        what = "all variables of yours were lost"
     return f"The REPL was replaced by a fresh one, which holds `context` again; {what}."
 
 

@@ -22,7 +22,7 @@ from rlm_wasm import contexts, prompts
 from rlm_wasm.bridge import Bridge, Models, describe_functions
 from rlm_wasm.clients.openai import OpenAIClient
 from rlm_wasm.clients.protocol import Client, Message, Reply
-from rlm_wasm.errors import LimitExceeded, RLMError, SandboxCrashed, SandboxError, SandboxTimeout
+from rlm_wasm.errors import LimitExceeded, ProtocolError, RLMError, SandboxCrashed, SandboxError, SandboxTimeout
 from rlm_wasm.events import (
     CellFinished,
     CellStarted,
@@ -79,6 +79,8 @@ class RLM:
         self.max_concurrency = max_concurrency
         self.listeners = tuple(listeners)
         self._pool = pool
+        if sandbox is not None and sandbox.functions:
+            raise ValueError("sandbox.functions would not be called: give the functions to RLM(functions=...)")
         taken = sorted(set(self.own_functions) & RESERVED_NAMES)
         if taken:
             raise ValueError(f"functions: {', '.join(taken)} has a meaning of its own in the REPL: use another name")
@@ -98,6 +100,9 @@ class RLM:
         self, question: str, *, context: object = None, output: Any = None, errors: str = "strict"
     ) -> Completion:
         """Like `acompletion`, from plain synchronous code; inside a running event loop (Jupyter) too."""
+
+        if self._pool is not None:
+            raise ValueError("a pool belongs to the event loop that opened it: use 'await acompletion(...)' there")
 
         async def run() -> Completion:
             return await self.acompletion(question, context=context, output=output, errors=errors)
@@ -133,6 +138,8 @@ class RLM:
             return await _Run(shared, question, prepared, output, depth=0, parent=None).answer()
 
 
+# a cell's calls are given up when it ends, and a child's cell may take the 2.5 s that an interrupted one is given
+_CALLS_END_WITHIN = 5.0
 BRIDGE_NAMES = frozenset({"llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched", "budget"})
 RESERVED_NAMES = BRIDGE_NAMES | {"context", "FINAL", "SHOW_VARS", "print"}
 
@@ -219,9 +226,15 @@ class _Run:
         self._errors_in_a_row = 0
         self._refused_literal = False
         self._partial: Any = None
+        self._printed: list[str] = []
+        self._told_lost: tuple[str, ...] = ()
+        self.completed: Completion | None = None
 
     async def answer(self) -> Completion:
-        """Run to the end. The only way out without a `Completion` is a failure of ours or of what we depend on."""
+        """Run to the end. The only way out without a `Completion` is a failure of ours or of what we depend on.
+
+        `completed` is set in any case.
+        """
         started = time.monotonic()
         models = self._shared.rlm.models
         self._emitter.emit(
@@ -234,9 +247,12 @@ class _Run:
         )
         try:
             response, stopped_by, limit = await self._bounded()
-        except RLMError as error:
-            # nothing is lost: what there was goes with the error
-            error.partial = self._completed(None, "errors", None, started)
+        except BaseException as error:
+            # nothing is lost: what there was goes with the error, or to the parent of a child that is cancelled
+            by: StoppedBy = "errors" if isinstance(error, Exception) else "cancelled"
+            completed = self._completed(None, by, None, started)
+            if isinstance(error, RLMError):
+                error.partial = completed
             raise
         return self._completed(response, stopped_by, limit, started)
 
@@ -255,7 +271,7 @@ class _Run:
                 seconds=seconds,
             )
         )
-        return Completion(
+        self.completed = Completion(
             question=self._question,
             response=response,
             stopped_by=stopped_by,
@@ -267,6 +283,7 @@ class _Run:
             partial=self._partial,
             limit=limit,
         )
+        return self.completed
 
     async def _bounded(self) -> tuple[object, StoppedBy, LimitExceeded | None]:
         """The loop, within the seconds that are left and until somebody says stop."""
@@ -297,7 +314,7 @@ class _Run:
         shared = self._shared
         functions = {**self._bridge.functions(), **shared.rlm.own_functions}
         async with shared.pool.lend(functions) as sandbox:
-            sandbox.on_print = lambda stream, text: self._emitter.emit(Printed(stream=stream, text=text))
+            sandbox.on_print = self._heard
             if self._context.value is not None:
                 await sandbox.load(context=self._context.value)
             self._messages = prompts.first(self._system(sandbox), self._question, self._context.description)
@@ -332,23 +349,33 @@ class _Run:
         try:
             observation = await self._act(sandbox, parsed, cells, number)
         finally:
-            self._iterations.append(
-                Iteration(
-                    number=number,
-                    reply=reply.text,
-                    input_tokens=reply.input_tokens,
-                    output_tokens=reply.output_tokens,
-                    cells=tuple(cells),
-                    calls=self._bridge.take_calls(),
-                    observation=observation or None,
-                )
-            )
+            await self._record(reply, cells, observation or None)
         self._messages += [Message("assistant", parsed.kept), Message("user", observation)]
         if self._bridge.refused is not None:
             raise _Stopped(cast(StoppedBy, self._bridge.refused.limit), self._bridge.refused)
         errors = self._limits.errors
         if errors is not None and self._errors_in_a_row >= errors:
             raise _Stopped("errors", LimitExceeded("errors", self._errors_in_a_row, errors))
+
+    async def _record(self, reply: Reply, cells: Sequence[CellRun], observation: str | None) -> None:
+        """Enter an iteration, when the calls of its cells have ended too."""
+        with anyio.move_on_after(_CALLS_END_WITHIN, shield=True):
+            await self._bridge.quiet()
+        self._iterations.append(
+            Iteration(
+                number=len(self._iterations) + 1,
+                reply=reply.text,
+                input_tokens=reply.input_tokens,
+                output_tokens=reply.output_tokens,
+                cells=tuple(cells),
+                calls=self._bridge.take_calls(),
+                observation=observation,
+            )
+        )
+
+    def _heard(self, stream: str, text: str) -> None:
+        self._printed.append(text)
+        self._emitter.emit(Printed(stream=stream, text=text))
 
     async def _ask_root(self) -> Reply:
         started = time.monotonic()
@@ -374,12 +401,13 @@ class _Run:
             return self._finish_with(parsed.final_text) if parsed.final_text is not None else prompts.no_code()
         parts: list[str] = []
         for position, code in enumerate(parsed.cells, start=1):
-            run = await self._run_cell(sandbox, code)
             seen_before = any(cell.output.strip() for cell in cells)
-            cells.append(run)
+            run = await self._run_cell(sandbox, code, cells)
             parts.append(prompts.cell_output(run.output, run.error, number=position, of=len(parsed.cells)))
-            if run.executed is not None and run.executed.lost:
-                parts.append(prompts.lost_variables(run.executed.lost))
+            if run.executed is not None:
+                lost = [name for name in run.executed.lost if name not in self._told_lost]
+                parts += [prompts.lost_variables(lost)] if lost else []
+                self._told_lost = ()
             refusal = self._finish(run, code, seen_before)
             if refusal:
                 parts.append(refusal)
@@ -391,23 +419,24 @@ class _Run:
         self._errors_in_a_row = self._errors_in_a_row + 1 if cells[-1].error is not None else 0
         return prompts.observation(parts, iteration=number, iterations=self._limits.iterations)
 
-    async def _run_cell(self, sandbox: Sandbox, code: str) -> CellRun:
+    async def _run_cell(self, sandbox: Sandbox, code: str, cells: list[CellRun]) -> CellRun:
+        """Run one cell, and enter it in `cells`, also if the run is stopped meanwhile."""
         self._emitter.emit(CellStarted(code=code))
+        self._printed.clear()
         try:
             executed = await sandbox.execute(code)
             run = CellRun(code=code, executed=executed, output=executed.output, error=executed.error)
         except (SandboxCrashed, SandboxTimeout) as failure:
             # routine: ordinary code can do this, and the next cell runs in a fresh sandbox
-            self._emitter.emit(SandboxReplaced(reason=str(failure), lost=failure.lost))
-            run = CellRun(
-                code=code,
-                executed=None,
-                output=failure.output,
-                error=f"{failure}\n{prompts.lost_variables(failure.lost)}",
-            )
-        except SandboxError as failure:
-            self._emitter.emit(SandboxReplaced(reason=str(failure), lost=()))
-            run = CellRun(code=code, executed=None, output="", error=f"{failure}\n{prompts.lost_variables(())}")
+            self._told_lost = failure.lost
+            run = self._lost_with_its_sandbox(code, failure, failure.lost)
+        except ProtocolError as failure:
+            run = self._lost_with_its_sandbox(code, failure, None)
+        except anyio.get_cancelled_exc_class():
+            error = "(the run was stopped while this cell ran)"
+            cells.append(CellRun(code=code, executed=None, output="".join(self._printed), error=error))
+            raise
+        cells.append(run)
         self._emitter.emit(
             CellFinished(
                 output=run.output,
@@ -417,6 +446,12 @@ class _Run:
             )
         )
         return run
+
+    def _lost_with_its_sandbox(self, code: str, failure: SandboxError, lost: tuple[str, ...] | None) -> CellRun:
+        self._emitter.emit(SandboxReplaced(reason=str(failure), lost=lost or ()))
+        # past its first line a failure holds what its process said, which is not for the model
+        error = f"{str(failure).splitlines()[0]}\n{prompts.lost_variables(lost)}"
+        return CellRun(code=code, executed=None, output="".join(self._printed), error=error)
 
     def _finish(self, run: CellRun, code: str, seen_before: bool) -> str | None:
         """Raise _Finished if the cell called FINAL with a value that is accepted; else why it was not, or None."""
@@ -444,36 +479,36 @@ class _Run:
 
     async def _closing_answer(self, sandbox: Sandbox, stopped: _Stopped) -> object:
         """One more call for the best answer from what was seen; None if it cannot be paid, or gives none."""
-        self._messages.append(Message("user", prompts.closing(f"limit reached: {stopped.by}")))
+        # in one message with the last: many chat templates refuse two of the same role in a row
+        last = self._messages[-1].content
+        self._messages[-1] = Message("user", f"{last}\n\n{prompts.closing(f'limit reached: {stopped.by}')}")
         try:
             reply = await self._ask_root()
         except _Stopped:
             return None
-        parsed = parse(reply.text)
-        answer: object = parsed.final_text if parsed.final_text is not None else reply.text.strip()
         cells: list[CellRun] = []
-        if parsed.cells:
-            run = await self._run_cell(sandbox, parsed.cells[-1])
-            cells.append(run)
-            answer = run.executed.final if run.executed and run.executed.has_final else None
-        self._iterations.append(
-            Iteration(
-                number=len(self._iterations) + 1,
-                reply=reply.text,
-                input_tokens=reply.input_tokens,
-                output_tokens=reply.output_tokens,
-                cells=tuple(cells),
-                calls=self._bridge.take_calls(),
-                observation=None,
-            )
-        )
         try:
-            return self._accepted(answer)
+            answer = await self._best_answer(sandbox, parse(reply.text), cells)
+        finally:
+            await self._record(reply, cells, None)
+        try:
+            return None if answer is None else self._accepted(answer)
         except msgspec.ValidationError:
             self._partial = answer
             return None
 
-    async def _run_child(self, question: str, context: object) -> Completion:
+    async def _best_answer(self, sandbox: Sandbox, parsed: Parsed, cells: list[CellRun]) -> object:
+        if not parsed.cells:
+            return parsed.kept.strip() or None if parsed.final_text is None else parsed.final_text
+        for code in parsed.cells:
+            run = await self._run_cell(sandbox, code, cells)
+            if run.executed is not None and run.executed.has_final:
+                return run.executed.final
+            if run.error is not None:
+                break
+        return None
+
+    async def _run_child(self, question: str, context: object, ended: Callable[[Completion], None]) -> Completion:
         child = _Run(
             self._shared,
             question,
@@ -486,6 +521,8 @@ class _Run:
             return await child.answer()
         finally:
             self._bridge.usage += child._bridge.usage
+            if child.completed is not None:
+                ended(child.completed)
 
 
 async def _cancel_when(stop: anyio.Event, scope: anyio.CancelScope) -> None:

@@ -2,6 +2,6 @@
 
 from rlm_wasm.sandbox.pool import SandboxPool
 from rlm_wasm.sandbox.sandbox import Executed, Sandbox
-from rlm_wasm.sandbox.session import SandboxOptions
+from rlm_wasm.sandbox.session import Isolation, SandboxOptions
 
-__all__ = ["Executed", "Sandbox", "SandboxOptions", "SandboxPool"]
+__all__ = ["Executed", "Isolation", "Sandbox", "SandboxOptions", "SandboxPool"]

@@ -116,8 +116,8 @@ class Peer:
         If the caller is cancelled, `on_cancel` is called and the reply is awaited for 2.5 s more, so that the child is
         between two requests again when this returns; if it is not, `deaf` is set.
 
-        Raises RemoteError for an error reply, ConnectionEnded if the child went away, ProtocolError if the result is
-        not what it must be.
+        Raises ValueError for what is too large to be sent, RemoteError for an error reply, ConnectionEnded if the
+        child went away, ProtocolError if the result is not what it must be.
         """
         if self._ended is not None:
             raise self._ended
@@ -125,10 +125,11 @@ class Peer:
         for content in blobs:
             self._last_id += 1
             self._put(encode_blob_header(self._last_id, len(content)), memoryview(content))
-        self._last_id += 1
-        id = self._last_id
+        id = self._last_id + 1
+        frame = encode_message({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
+        self._last_id = id
         self._waiting[id] = waiting
-        self._put(encode_message({"jsonrpc": "2.0", "id": id, "method": method, "params": params}))
+        self._put(frame)
         try:
             await waiting.settled.wait()
         except anyio.get_cancelled_exc_class():
@@ -236,7 +237,12 @@ class Peer:
             reply = {"error": body | ({} if error.data is None else {"data": error.data})}
         finally:
             self._open_calls.discard(id)
-        self._put(encode_message({"jsonrpc": "2.0", "id": id, **reply}))
+        try:
+            frame = encode_message({"jsonrpc": "2.0", "id": id, **reply})
+        except ValueError as error:
+            refusal = {"code": FUNCTION_FAILED, "message": f"the answer cannot be sent: {error}"}
+            frame = encode_message({"jsonrpc": "2.0", "id": id, "error": refusal})
+        self._put(frame)
 
     def _take_reply(self, frame: Message) -> None:
         if not isinstance(frame.id, int):

@@ -25,6 +25,7 @@ import anyio.abc
 import msgspec
 
 from rlm_wasm.errors import SandboxStartError
+from rlm_wasm.sandbox.kernel import Launcher, find_launcher
 
 MIN_DENO = (2, 9, 0)
 # what boot takes (31 MB) plus room for the interpreter's own growth, before anything of the user's
@@ -32,15 +33,23 @@ BOOT_MB = 64
 # 32-bit WebAssembly cannot hold more
 MAX_MEMORY_MB = 4096 - BOOT_MB
 _STDERR_KEPT = 64 * 1024
+_LAUNCH_WITHIN = 5.0
 _INSTALL_DENO = "install it with: pip install 'rlm-wasm[deno]'"
+# what main.ts imports, directly or not
+_SOURCES = (
+    *("main.ts", "peer.ts", "wire.ts", "sandbox.ts", "realm.ts", "worker.ts"),
+    *("prelude.py", "output.py", "threads.py", "values.py"),
+)
 _PERMISSIONS = ("read", "write", "net", "env", "run", "ffi", "sys", "import")
 
 
 class ChildOptions(msgspec.Struct, frozen=True):
-    """How to start a child: the Deno binary (None: find one) and the memory of its sandbox, in MB beyond boot."""
+    """How to start a child: the Deno binary (None: find one), the memory of its sandbox in MB beyond boot, and whether
+    the kernel's layer is asked for."""
 
     deno: str | os.PathLike[str] | None = None
     memory_mb: int = 1024
+    confined: bool = True
 
 
 @cache
@@ -61,14 +70,15 @@ def find_deno(deno: str | os.PathLike[str] | None = None) -> Path:
             found = shutil.which(given)
             if found is None:
                 raise SandboxStartError(f"{origin} names {os.fspath(given)!r}, which is not a program; {_INSTALL_DENO}")
-            return Path(found)
+            # the child has another working directory
+            return Path(found).absolute()
     packaged = _packaged_deno()
     if packaged is not None:
         return packaged
     found = shutil.which("deno")
     if found is None:
         raise SandboxStartError(f"Deno was not found; {_INSTALL_DENO}")
-    return Path(found)
+    return Path(found).absolute()
 
 
 def _packaged_deno() -> Path | None:
@@ -102,7 +112,7 @@ def deno_version(deno: Path) -> tuple[int, int, int]:
 def damaged_files() -> list[str]:
     """The runtime files that are missing or damaged, in words; empty when all are whole. Reads 14 MB."""
     folder = runtime_folder()
-    missing = [name for name in ("main.ts", "prelude.py", "worker.ts") if not (folder / name).is_file()]
+    missing = [name for name in _SOURCES if not (folder / name).is_file()]
     try:
         listed = json.loads((folder / "pyodide" / "manifest.json").read_text("utf-8"))["files"]
         manifest: dict[str, str] = {name: entry["sha256"] for name, entry in listed.items()}
@@ -159,8 +169,9 @@ def environment(folder: Path) -> dict[str, str]:
 class Child:
     """A running child process. Made by `spawned`; its pipes are `stdin` and `stdout`."""
 
-    def __init__(self, process: anyio.abc.Process, deno: Path) -> None:
+    def __init__(self, process: anyio.abc.Process, deno: Path, launcher: Launcher | None) -> None:
         self._process = process
+        self._launcher = launcher
         self.deno = deno
         assert process.stdin is not None
         assert process.stdout is not None
@@ -168,6 +179,8 @@ class Child:
         self.stdin, self.stdout = process.stdin, process.stdout
         self._stderr = process.stderr
         self._tail = bytearray()
+        self._layers: tuple[str, ...] = () if launcher is None else launcher.layers
+        self._launched = anyio.Event()
 
     def __repr__(self) -> str:
         state = "running" if self._process.returncode is None else f"ended with {self._process.returncode}"
@@ -188,9 +201,29 @@ class Child:
         try:
             while True:
                 self._tail += await self._stderr.receive()
+                if not self._launched.is_set():
+                    self._take_launch()
                 del self._tail[:-_STDERR_KEPT]
         except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            return
+            self._launched.set()
+
+    async def kernel_layers(self) -> tuple[str, ...]:
+        """The layers of the kernel that hold it, as its launcher named them before the child began."""
+        if self._launcher is not None and self._launcher.reports:
+            with anyio.move_on_after(_LAUNCH_WITHIN):
+                await self._launched.wait()
+        return self._layers
+
+    def _take_launch(self) -> None:
+        """The launcher's line comes before anything that runs in the sandbox could write."""
+        first, newline, rest = bytes(self._tail).partition(b"\n")
+        if newline and self._launcher is not None and self._launcher.reports:
+            layers = self._launcher.parse(first)
+            if layers is not None:
+                self._layers = layers
+                self._tail[:] = rest
+        if newline:
+            self._launched.set()
 
     def kill(self) -> None:
         """End the process and whatever it may have started. Does not wait."""
@@ -227,8 +260,10 @@ async def spawned(options: ChildOptions) -> AsyncGenerator[Child]:
         try:
             work = folder / "work"
             work.mkdir(mode=0o700)
+            launcher = find_launcher(deno, runtime_folder(), folder, options.memory_mb) if options.confined else None
+            before = [] if launcher is None else launcher.command
             process = await anyio.open_process(
-                command(deno, options.memory_mb),
+                [*before, *command(deno, options.memory_mb)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -236,7 +271,7 @@ async def spawned(options: ChildOptions) -> AsyncGenerator[Child]:
                 env=environment(folder),
                 start_new_session=True,
             )
-            child = Child(process, deno)
+            child = Child(process, deno, launcher)
         except OSError as error:
             raise SandboxStartError(f"{deno} could not be started ({error}); {_INSTALL_DENO}") from error
         try:

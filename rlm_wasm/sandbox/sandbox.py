@@ -25,8 +25,10 @@ from rlm_wasm.sandbox import peer as rpc
 from rlm_wasm.sandbox.peer import ConnectionEnded, RemoteError
 from rlm_wasm.sandbox.process import MAX_MEMORY_MB, find_deno
 from rlm_wasm.sandbox.session import (
+    DidNotBoot,
     Empty,
     HostFunction,
+    Isolation,
     Ran,
     SandboxOptions,
     Session,
@@ -53,7 +55,7 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
 
     `stdout` and `stderr` are what it wrote to each, `output` both in the order in which they were written, all cut to
     size; `truncated` is how many characters were left out. `error` is the traceback as text, None if the cell ended
-    well. `value` is the value of a bare last expression if it has a JSON-like form of at most 100,000 characters,
+    well. `value` is the value of a bare last expression if it has a JSON-like form of at most 100,000 bytes,
     else None. `final` is what the cell gave to FINAL; `has_final` tells None from nothing. `seconds` is the time it
     computed. `timed_out`: it was interrupted at its deadline. `lost`: variables that went down with an earlier child
     and are not in this cell's sandbox. `names`: the variables that exist now, at most 256.
@@ -100,6 +102,7 @@ class Sandbox:
         self._session: Session | None = None
         self._loaded: dict[str, _Variable] = {}
         self._names: tuple[str, ...] = ()
+        self._isolation: Isolation | None = None
         self._lost: tuple[str, ...] = ()
         self.on_print: Callable[[str, str], None] | None = None
 
@@ -122,6 +125,13 @@ class Sandbox:
         self._options = msgspec.structs.replace(self._options, functions=functions)
         if self._session is not None:
             self._session.functions = functions
+
+    @property
+    def isolation(self) -> Isolation:
+        """Which layers hold it: the process's own, the emptied realm, and the operating system's, by name."""
+        if self._isolation is None:
+            raise RuntimeError("this Sandbox has not been started")
+        return self._isolation
 
     @property
     def options(self) -> SandboxOptions:
@@ -212,18 +222,34 @@ class Sandbox:
         return session
 
     async def _fresh_session(self, tasks: anyio.abc.TaskGroup) -> Session:
+        """Start a child in the best way that works here: from an image if there is one, confined by the kernel."""
         path = images.path_for(find_deno(self._options.deno)) if self._options.use_image else None
         image = await _image(path, self._options) if path is not None else None
-        session: Session = await tasks.start(serve_child, self._options, self._printed)
-        try:
-            await initialize(session, self._options, image)
-        except SandboxStartError:
-            if image is None or path is None:
-                raise
-            # an image that does not boot is worth nothing to anybody
-            images.discard(path)
-            session = await tasks.start(serve_child, self._options, self._printed)
-            await initialize(session, self._options, None)
+        attempts: list[tuple[bytes | None, bool]] = [(image, True)]
+        if image is not None:
+            attempts.append((None, True))
+        if self._options.require is None:
+            attempts.append((image, False))
+        for image, confined in attempts[:-1]:
+            try:
+                return await self._start_session(tasks, image, confined)
+            except DidNotBoot:
+                if image is not None and path is not None:
+                    # an image that does not boot is worth nothing to anybody
+                    images.discard(path)
+        return await self._start_session(tasks, *attempts[-1])
+
+    async def _start_session(self, tasks: anyio.abc.TaskGroup, image: bytes | None, confined: bool) -> Session:
+        options = self._options
+        session: Session = await tasks.start(serve_child, options, self._printed, 0, confined)
+        await initialize(session, options, image)
+        self._isolation = await session.isolation()
+        if options.require == "kernel" and not self._isolation.kernel:
+            session.kill("the kernel's layer is required")
+            raise SandboxStartError(
+                "the kernel's layer was required and does not hold here (Linux with Landlock or seccomp, or macOS); "
+                "leave out require= to run with the other layers"
+            )
         return session
 
     def _printed(self, stream: str, text: str) -> None:

@@ -7,11 +7,12 @@ next child: that is `sandbox.py`.
 from __future__ import annotations
 
 import inspect
+import math
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import anyio
 import anyio.abc
@@ -53,7 +54,8 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     `functions`: host functions by name, sync (run in a thread) or async. `memory_mb`: megabytes beyond what boot
     needs. `output_chars`: characters of output kept for a cell. `max_output_words`: words kept, None for no cap.
     `timeout`: seconds of computing for a cell. `max_concurrency`: host functions running at once. `deno`: the path of
-    a Deno binary. `use_image`: start from a memory image on disk, and make one if there is none.
+    a Deno binary. `use_image`: start from a memory image on disk, and make one if there is none. `require="kernel"`:
+    refuse to start where the operating system's layer does not hold (see `Sandbox.isolation`).
     """
 
     functions: Mapping[str, HostFunction] = {}
@@ -66,14 +68,15 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_concurrency: int = 16
     deno: str | os.PathLike[str] | None = None
     use_image: bool = True
+    require: Literal["kernel"] | None = None
 
     def __post_init__(self) -> None:
         for name in self.functions:
             if not name.isidentifier() or not name.isascii():
                 raise ValueError(f"functions: {name!r} is not a plain Python name")
         for field in ("memory_mb", "output_chars", "timeout", "max_concurrency"):
-            if not getattr(self, field) > 0:
-                raise ValueError(f"{field} must be above 0, not {getattr(self, field)!r}")
+            if not 0 < getattr(self, field) < math.inf:
+                raise ValueError(f"{field} must be finite and above 0, not {getattr(self, field)!r}")
         if self.memory_mb > MAX_MEMORY_MB:
             raise ValueError(f"memory_mb: at most {MAX_MEMORY_MB}, the address space of 32-bit WebAssembly")
         if self.max_output_words is not None and self.max_output_words < 1:
@@ -120,6 +123,23 @@ class Empty(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
+class DidNotBoot(SandboxStartError):
+    """All that a start needs is there, and yet the child did not come up: another way of starting it may work."""
+
+
+class Isolation(msgspec.Struct, frozen=True):
+    """Which layers hold a sandbox.
+
+    `process`: no permission was ever held, the environment and folders are its own. `realm`: the emptied realm passed
+    its self-test. `kernel`: the layers that the operating system adds, by name ("rlimits", "landlock 7", "seccomp",
+    "seatbelt"); empty where there are none.
+    """
+
+    process: bool
+    realm: bool
+    kernel: tuple[str, ...]
+
+
 class Session:
     """One child and the connection to it, from spawn to death."""
 
@@ -157,6 +177,10 @@ class Session:
                     self._child.kill()
         finally:
             self._child.kill()
+
+    async def isolation(self) -> Isolation:
+        """Which layers hold the child; to be asked after `initialize`, which fails if the first two do not."""
+        return Isolation(process=True, realm=True, kernel=await self._child.kernel_layers())
 
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in the cell that runs."""
@@ -269,11 +293,12 @@ async def serve_child(
     options: SandboxOptions,
     on_print: OnPrint | None = None,
     max_blob: int = 0,
+    confined: bool = True,
     *,
     task_status: anyio.abc.TaskStatus[Session],
 ) -> None:
     """Spawn a child, hand out its `Session`, and serve it until it ends. To be started in a task group."""
-    async with spawned(ChildOptions(options.deno, options.memory_mb)) as child:
+    async with spawned(ChildOptions(options.deno, options.memory_mb, confined)) as child:
         session = Session(child, options, on_print, max_blob)
         task_status.started(session)
         await session.serve()
@@ -298,7 +323,10 @@ async def make_image(options: SandboxOptions) -> bytes:
     async with background_tasks() as tasks:
         session: Session = await tasks.start(serve_child, options, None, images.MAX_BYTES)
         made = await _first_exchange(session, "make_image", {"protocol": PROTOCOL}, ImageMade, ())
-        return session.peer.blobs.pop(made.image)
+        image = session.peer.blobs.pop(made.image, None)
+        if image is None:
+            raise SandboxStartError("the sandbox did not start: its memory image was not sent")
+        return image
 
 
 async def _first_exchange(
@@ -331,4 +359,4 @@ async def _start_error(session: Session, error: Exception) -> SandboxStartError:
     if isinstance(error, TimeoutError):
         return SandboxStartError(f"the sandbox did not start within {_START_WITHIN:g} s")
     said = error.message if isinstance(error, RemoteError) else str(await session.why())
-    return SandboxStartError(f"the sandbox did not start: {said}")
+    return DidNotBoot(f"the sandbox did not start: {said}")

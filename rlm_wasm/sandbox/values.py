@@ -145,6 +145,8 @@ def _untagged(value: object, depth: int) -> object:
     if depth > 2 * MAX_DEPTH + 2:
         raise ValueError("nested too deeply")
     depth += 1
+    if type(value) is str:
+        return well_formed(value)
     if type(value) is list:
         return [_untagged(item, depth) for item in cast("list[object]", value)]
     if type(value) is not dict:
@@ -154,4 +156,4 @@ def _untagged(value: object, depth: int) -> object:
         [(key, item)] = fields.items()
         if key[:1] == "$":
             return _READERS[key](item, depth)
-    return {key: _untagged(item, depth) for key, item in fields.items()}
+    return {well_formed(key): _untagged(item, depth) for key, item in fields.items()}

@@ -80,8 +80,10 @@ _decoder = msgspec.json.Decoder(Message)
 
 
 def encode_message(message: object) -> bytes:
-    """The frame of one JSON-RPC message (a mapping)."""
+    """The frame of one JSON-RPC message (a mapping). Raises ValueError if it is larger than the child would take."""
     body = msgspec.json.encode(message)
+    if len(body) > MAX_MESSAGE:
+        raise ValueError(f"a message of {len(body):,} bytes is too large: at most {MAX_MESSAGE:,} can be sent")
     return b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
@@ -156,7 +158,7 @@ class FrameReader:
         length = _number(fields.get(b"content-length", b""), "Content-Length")
         kind = fields.get(b"content-type", b"")
         if kind == b"application/octet-stream":
-            if length > self._max_blob:
+            if length > self._max_blob or not self._max_blob:
                 raise ProtocolError(f"a blob of {length} bytes where at most {self._max_blob} were expected")
             return length, _number(fields.get(b"content-id", b""), "Content-Id")
         if kind and not _JSON_TYPE.fullmatch(kind):
