@@ -63,6 +63,7 @@ class Cell:
 
 stdout, stderr = Stream("stdout"), Stream("stderr")
 reserved = set()
+host_functions = set()
 
 
 def connect(bridge, settings):
@@ -75,6 +76,7 @@ def connect(bridge, settings):
     sys.stdout, sys.stderr = stdout, stderr
     # the state in the image is the same for all sandboxes that start from it
     random.seed(os.urandom(32))
+    host_functions.update(settings["functions"])
     for name in settings["functions"]:
         reserve(name, host_function(name))
 
@@ -213,10 +215,11 @@ def execute(code, filename):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)
         tree = ast.parse(code, filename)
+        awaits = Awaits(tree)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         quiet = code.rstrip().endswith(";")
-        body = compiled(tree, filename)
-        expression = last and compiled(ast.Expression(last.value), filename, "eval")
+        body = compiled(awaits, tree, filename)
+        expression = last and compiled(awaits, ast.Expression(last.value), filename, "eval")
     if tree.body:
         evaluate(body)
     if expression is None:
@@ -228,19 +231,74 @@ def execute(code, filename):
     return value
 
 
-def compiled(tree, filename, mode="exec"):
-    tree = ast.fix_missing_locations(Awaits().visit(tree))
+def compiled(awaits, tree, filename, mode="exec"):
+    if awaits.needed:
+        tree = ast.fix_missing_locations(awaits.visit(tree))
     return compile(tree, filename, mode, flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
 
 
 class Awaits(ast.NodeTransformer):
-    """`await x` becomes `await awaitable(x)`: models write it before calls that are plain here."""
+    """Lets `await`, and what gathers awaitables, stand around calls that are plain here: models write both.
+
+    `await x` becomes `await __awaitable__(x)`. A host function's call that is awaited, or stands in the arguments of
+    `gather(...)` and its like, becomes `__later__(function, ...)`: a task in a thread of its own, so that they overlap.
+    """
+
+    GATHERERS = frozenset({"gather", "create_task", "ensure_future", "wait", "wait_for", "as_completed"})
+
+    def __init__(self, tree):
+        # only where need be: a visitor recurses, and a sum of 700 terms is a tree of that depth
+        self.needed = any(isinstance(node, (ast.Await, ast.AsyncFunctionDef)) for node in ast.walk(tree))
+        # the names that are unpacked into a gatherer: what is assigned to them is meant to run together
+        self.gathered = {
+            star.value.id
+            for call in ast.walk(tree)
+            if isinstance(call, ast.Call) and self.gathers(call)
+            for star in [*call.args]
+            if isinstance(star, ast.Starred) and isinstance(star.value, ast.Name)
+        }
+        self.inside = False
+
+    def gathers(self, call):
+        return isinstance(call.func, ast.Attribute) and call.func.attr in self.GATHERERS
+
+    def visit_within(self, node, inside):
+        outer, self.inside = self.inside, inside
+        self.generic_visit(node)
+        self.inside = outer
+        return node
 
     def visit_Await(self, node):
-        self.generic_visit(node)
-        call = ast.Call(ast.Name("__awaitable__", ast.Load()), [node.value], [])
-        node.value = ast.copy_location(call, node.value)
+        called = isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name)
+        self.visit_within(node, called)
+        node.value = wrapped("__awaitable__", node.value)
         return node
+
+    def visit_Assign(self, node):
+        names = {target.id for target in node.targets if isinstance(target, ast.Name)}
+        return self.visit_within(node, bool(names & self.gathered))
+
+    def visit_Call(self, node):
+        inside = self.inside
+        self.visit_within(node, self.gathers(node))
+        if inside and isinstance(node.func, ast.Name) and node.func.id in host_functions:
+            function = node.func
+            node.func = ast.copy_location(ast.Name("__later__", ast.Load()), function)
+            node.args.insert(0, function)
+        return node
+
+    def visit_FunctionDef(self, node):
+        return self.visit_within(node, False)
+
+    visit_AsyncFunctionDef = visit_Lambda = visit_FunctionDef
+
+
+def wrapped(name, node):
+    return ast.copy_location(ast.Call(ast.Name(name, ast.Load()), [node], []), node)
+
+
+def later(function, *args, **kwargs):
+    return asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
 
 
 async def given(value):
@@ -360,7 +418,12 @@ def prepare():
     builtins.exit = builtins.quit = end_cell
     builtins.input = no_input
     builtins.__awaitable__ = awaitable
+    builtins.__later__ = later
     os._exit = os.abort = end_cell
+    # an interrupt or exit() in a task ends that task; were it to leave the loop, the interpreter would be taken for dead
+    loop = asyncio.get_event_loop()
+    loop._keyboard_interrupt_handler = lambda: None
+    loop._system_exit_handler = lambda code: None
     WebLoop.run_until_complete = lambda loop, future: run_until_complete(future)
     time.sleep = sleep
 

@@ -10,6 +10,7 @@ Knows nothing of cells. `Waits` is set by the prelude.
 
 import _thread
 import _threading_local
+import asyncio
 import itertools
 import queue
 import threading
@@ -35,12 +36,16 @@ idents = itertools.count(Current.main + 1)
 
 
 def wait(run_sync, promise):
-    """Suspend this stack until `promise` resolves; its identity is put back when it goes on."""
+    """Suspend this stack until `promise` resolves; what says which stack and task runs is put back when it goes on."""
     ident, Current.ident = Current.ident, Current.main
+    loop = asyncio.get_event_loop()
+    # other tasks run meanwhile, and asyncio would not let them while this one counts as the current task
+    task = asyncio.tasks._swap_current_task(loop, None)
     try:
         return run_sync(promise)
     finally:
         Current.ident = ident
+        asyncio.tasks._swap_current_task(loop, task)
 
 
 def get_ident():

@@ -92,21 +92,33 @@ function parseHeader(text: string, maxBlob: number): Header {
   return { length, blob: null };
 }
 
+function allocate(length: number): Uint8Array<ArrayBuffer> {
+  try {
+    return new Uint8Array(length);
+  } catch {
+    throw new WireError(`there is no memory for a frame of ${length} bytes`);
+  }
+}
+
 const MEMBERS = new Set(["jsonrpc", "id", "method", "params", "result", "error"]);
+const ERROR_MEMBERS = new Set(["code", "message", "data"]);
 
 function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
+function hasOnly(value: object, members: Set<string>): boolean {
+  return Object.keys(value).every((name) => members.has(name));
+}
+
 function isMessage(value: unknown): value is Message {
-  if (!isObject(value) || value.jsonrpc !== "2.0" || !Object.keys(value).every((name) => MEMBERS.has(name))) {
-    return false;
-  }
+  if (!isObject(value) || value.jsonrpc !== "2.0" || !hasOnly(value, MEMBERS)) return false;
   const { id = null, method = "", error } = value;
   if (id !== null && typeof id !== "string" && !Number.isInteger(id)) return false;
   if (typeof method !== "string") return false;
-  return error === undefined ||
-    isObject(error) && Number.isInteger(error.code) && typeof error.message === "string";
+  if (error === undefined) return true;
+  return isObject(error) && Number.isInteger(error.code) && typeof error.message === "string" &&
+    hasOnly(error, ERROR_MEMBERS);
 }
 
 /**
@@ -181,7 +193,7 @@ export class FrameReader {
         this.#header = null;
         return { message: this.#parse(body) };
       }
-      this.#body = new Uint8Array(length);
+      this.#body = allocate(length);
       this.#bodyEnd = Math.min(held, length);
       this.#body.set(this.#buffer.subarray(this.#start, this.#start + this.#bodyEnd));
       this.#start += this.#bodyEnd;

@@ -6,6 +6,7 @@ nothing of the loop: a child run is a callable that it is handed.
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
@@ -292,5 +293,13 @@ def _checked_list(items: object, name: str) -> list[object]:
 
 
 def describe_functions(functions: Mapping[str, Callable[..., Any]]) -> dict[str, str]:
-    """Name to first docstring line of a caller's own functions, for the prompt."""
-    return {name: (function.__doc__ or "") for name, function in functions.items()}
+    """Name with signature, to first docstring line, of a caller's own functions: for the prompt."""
+    described: dict[str, str] = {}
+    for name, function in functions.items():
+        try:
+            signature = str(inspect.signature(function))
+        except (TypeError, ValueError):
+            # some built-in functions have none
+            signature = "(...)"
+        described[f"{name}{signature}"] = inspect.getdoc(function) or ""
+    return described

@@ -15,7 +15,7 @@ from pathlib import Path
 import anyio
 import msgspec
 
-from rlm_wasm import __version__, demo, doctor
+from rlm_wasm import __version__, contexts, demo, doctor
 from rlm_wasm.clients import Client, OpenAIClient
 from rlm_wasm.errors import RLMError
 from rlm_wasm.events import (
@@ -58,7 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("question")
     ask.add_argument("--context", metavar="FILE|DIR|-", help="what the question is about; - reads standard input")
     ask.add_argument("--model", required=True, help="the model that writes the code")
-    ask.add_argument("--errors", default="strict", help="what to do with bytes that are not UTF-8 (replace, ignore)")
+    handlers = ("strict", "replace", "ignore", "backslashreplace")
+    ask.add_argument("--errors", default="strict", choices=handlers, help="what to do with bytes that are not UTF-8")
     _add_model_options(ask)
     ask.set_defaults(run=_ask)
 
@@ -118,7 +119,7 @@ def _context(options: argparse.Namespace) -> object:
     if options.context is None:
         return None
     if options.context == "-":
-        return sys.stdin.buffer.read().decode("utf-8", options.errors)
+        return contexts.decode(sys.stdin.buffer.read(), "standard input", errors=options.errors)
     path = Path(options.context)
     if not path.exists():
         raise FileNotFoundError(f"there is no file or folder {options.context!r} to read the context from")
@@ -145,12 +146,14 @@ def _answer(rlm: RLM, question: str, context: object, options: argparse.Namespac
     errors = getattr(options, "errors", "strict")
     done = anyio.run(_until_interrupted, rlm, question, context, errors)
     if options.json:
-        print(msgspec.json.format(msgspec.json.encode(done, enc_hook=repr), indent=2).decode())
+        print(_escaped_json(msgspec.json.format(msgspec.json.encode(done, enc_hook=repr), indent=2).decode()))
     elif done.response is not None:
         print(_shown(done.response))
     if done.stopped_by == "final":
         return 0, done
     _say(f"stopped by: {done.stopped_by}")
+    if done.response is None and done.partial is not None:
+        _say(f"no answer; nearest to one came: {_shown(done.partial)}")
     return (130 if done.stopped_by == "cancelled" else 3), done
 
 
@@ -184,7 +187,7 @@ def _shown(response: object) -> str:
     if isinstance(response, str):
         return response if not sys.stdout.isatty() else _escaped(response)
     try:
-        return json.dumps(response, indent=2, ensure_ascii=False)
+        return _escaped_json(json.dumps(response, indent=2, ensure_ascii=False))
     except (TypeError, ValueError):
         return repr(response)
 
@@ -192,6 +195,13 @@ def _shown(response: object) -> str:
 def _escaped(text: str) -> str:
     """`text` with control characters made visible: model and corpus text must not drive the terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+def _escaped_json(text: str) -> str:
+    """The same for a JSON text, which has escapes of its own; as it is where stdout is no terminal."""
+    if not sys.stdout.isatty():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def _say(line: str) -> None:

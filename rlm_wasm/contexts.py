@@ -41,7 +41,7 @@ def _read(context: object, errors: str) -> object:
         items = cast("Sequence[object]", context)
         if items and all(isinstance(item, Path) for item in items):
             paths = cast("Sequence[Path]", items)
-            return {str(path): read_text(path, errors=errors) for path in paths}
+            return _read_paths(paths, errors)
         return items
     return context
 
@@ -50,15 +50,30 @@ def read_text(path: Path, *, errors: str = "strict") -> str:
     """The text of a UTF-8 file. Raises FileNotFoundError, or ValueError that says which byte is not UTF-8."""
     if not path.exists():
         raise FileNotFoundError(f"there is no file {str(path)!r} to read the context from")
-    content = path.read_bytes()
+    return decode(path.read_bytes(), str(path), errors=errors)
+
+
+def decode(content: bytes, origin: str, *, errors: str = "strict") -> str:
+    """Bytes as UTF-8 text. Raises ValueError that names their `origin` and says which byte is not UTF-8."""
     try:
         return content.decode("utf-8", errors)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"{path} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start:,} (line {line:,}); "
-            "pass errors='replace' to read it all the same, or its bytes (Path.read_bytes()) as the context"
+            f"{origin} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start:,} (line {line:,}); "
+            "pass errors='replace' (on the command line --errors replace) to read it all the same, or pass the bytes "
+            "as the context"
         ) from error
+
+
+def _read_paths(paths: Sequence[Path], errors: str) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for path in paths:
+        if path.is_dir():
+            texts |= {str(path / name): text for name, text in _read_folder(path, errors).items()}
+        else:
+            texts[str(path)] = read_text(path, errors=errors)
+    return texts
 
 
 def _read_folder(folder: Path, errors: str) -> dict[str, str]:
@@ -76,7 +91,7 @@ def _read_folder(folder: Path, errors: str) -> dict[str, str]:
 def describe(value: object) -> str:
     """One line about a value: its type, its sizes, a dict's first keys. None of its content."""
     if value is None:
-        return "there is no `context`: the question holds all that is given"
+        return "`context` is None: the question holds all that is given"
     if isinstance(value, str):
         lines = value.count("\n") + 1
         return f"`context` is a str of {len(value):,} characters in {lines:,} lines (about {len(value) // 4:,} tokens)"

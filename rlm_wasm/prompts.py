@@ -6,8 +6,17 @@ Knows nothing of clients, sandboxes or budgets beyond the figures it is handed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
-from rlm_wasm.clients.protocol import Message
+import msgspec
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One message of a conversation, in the chat-completions sense."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
 
 _SYSTEM = """\
 You answer questions about data that may be far too large to read. You do not see the data. It is the variable \

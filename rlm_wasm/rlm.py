@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import anyio
 import anyio.from_thread
@@ -22,7 +22,15 @@ from rlm_wasm import contexts, prompts
 from rlm_wasm.bridge import Bridge, Models, describe_functions
 from rlm_wasm.clients.openai import OpenAIClient
 from rlm_wasm.clients.protocol import Client, Message, Reply
-from rlm_wasm.errors import LimitExceeded, ProtocolError, RLMError, SandboxCrashed, SandboxError, SandboxTimeout
+from rlm_wasm.errors import (
+    ClientError,
+    LimitExceeded,
+    ProtocolError,
+    RLMError,
+    SandboxCrashed,
+    SandboxError,
+    SandboxTimeout,
+)
 from rlm_wasm.events import (
     CellFinished,
     CellStarted,
@@ -49,10 +57,13 @@ class RLM:
 
     `model` writes the code, `sub_model` answers `llm_query` (the same one if None); each is a name for `OpenAIClient`
     or any `Client`. `functions` are the caller's own host functions that cells may call. `prices` are added to
-    `DEFAULT_PRICES`, US dollars per million tokens by model name. `sandbox` chooses the sandboxes' options, `pool`
-    lends them from elsewhere (it must have been opened with the same function names: `RLM.function_names`).
+    `DEFAULT_PRICES`, US dollars per million tokens by model name. `sandbox` chooses the sandboxes' options.
     `max_concurrency` is how many model calls, and how many children of one batch, run at once. `listeners` hear every
     event of every run.
+
+    As a context manager (`async with RLM(...) as rlm`) it keeps `warm` sandboxes booted between its runs; otherwise
+    each run starts its own. `pool` lends sandboxes from elsewhere: one that was opened with `options=rlm.sandbox` of an
+    RLM with the same functions.
     """
 
     def __init__(
@@ -65,19 +76,23 @@ class RLM:
         prices: Mapping[str, Price] | None = None,
         sandbox: SandboxOptions | None = None,
         pool: SandboxPool | None = None,
+        warm: int = 2,
         max_concurrency: int = 16,
         listeners: Sequence[Listener] = (),
     ) -> None:
         if max_concurrency < 1:
             raise ValueError(f"max_concurrency must be 1 or more, not {max_concurrency!r}")
-        root = OpenAIClient(model) if isinstance(model, str) else model
-        sub = OpenAIClient(sub_model) if isinstance(sub_model, str) else sub_model or root
+        root = _client(model, "model")
+        sub = root if sub_model is None else _client(sub_model, "sub_model")
         self.models = Models(root, sub)
         self.limits = limits or Limits()
+        if functions is not None and not isinstance(functions, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"functions must map names to functions, and is a {type(functions).__name__}")
         self.own_functions = dict(functions or {})
         self.prices = {**DEFAULT_PRICES, **(prices or {})}
         self.max_concurrency = max_concurrency
         self.listeners = tuple(listeners)
+        self._warm = warm
         self._pool = pool
         if sandbox is not None and sandbox.functions:
             raise ValueError("sandbox.functions would not be called: give the functions to RLM(functions=...)")
@@ -85,16 +100,24 @@ class RLM:
         if taken:
             raise ValueError(f"functions: {', '.join(taken)} has a meaning of its own in the REPL: use another name")
         self.sandbox = msgspec.structs.replace(
-            sandbox or SandboxOptions(), functions=_placeholders(self.function_names), max_concurrency=max_concurrency
+            sandbox or SandboxOptions(),
+            functions=_placeholders((*sorted(BRIDGE_NAMES), *self.own_functions)),
+            max_concurrency=max_concurrency,
         )
 
     def __repr__(self) -> str:
         return f"<RLM {self.models.root.model}, sub model {self.models.sub.model}>"
 
-    @property
-    def function_names(self) -> tuple[str, ...]:
-        """The names of all host functions that its cells may call."""
-        return (*sorted(BRIDGE_NAMES), *self.own_functions)
+    async def __aenter__(self) -> Self:
+        pool = SandboxPool(self._warm, options=self.sandbox)
+        await pool.__aenter__()
+        self._pool = pool
+        return self
+
+    async def __aexit__(self, *exception: Any) -> bool | None:
+        assert self._pool is not None
+        pool, self._pool = self._pool, None
+        return await pool.__aexit__(*exception)
 
     def completion(
         self, question: str, *, context: object = None, output: Any = None, errors: str = "strict"
@@ -140,6 +163,17 @@ class RLM:
 
 # a cell's calls are given up when it ends, and a child's cell may take the 2.5 s that an interrupted one is given
 _CALLS_END_WITHIN = 5.0
+
+
+def _client(model: object, name: str) -> Client:
+    """The client of a model name, or the client itself. Raises TypeError for what is neither."""
+    if isinstance(model, str):
+        return OpenAIClient(model)
+    if not hasattr(model, "complete") or not hasattr(model, "model"):
+        raise TypeError(f"{name} must be the name of a model or a Client, not {type(model).__name__}")
+    return cast(Client, model)
+
+
 BRIDGE_NAMES = frozenset({"llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched", "budget"})
 RESERVED_NAMES = BRIDGE_NAMES | {"context", "FINAL", "SHOW_VARS", "print"}
 
@@ -315,14 +349,14 @@ class _Run:
         functions = {**self._bridge.functions(), **shared.rlm.own_functions}
         async with shared.pool.lend(functions) as sandbox:
             sandbox.on_print = self._heard
-            if self._context.value is not None:
-                await sandbox.load(context=self._context.value)
+            await sandbox.load(context=self._context.value)
             self._messages = prompts.first(self._system(sandbox), self._question, self._context.description)
+            number = 0
             try:
                 for number in range(1, self._limits.iterations + 1):
                     self._emitter.iteration = number
                     await self._iterate(sandbox, number)
-                raise _Stopped("iterations")
+                raise _Stopped("iterations", LimitExceeded("iterations", number, self._limits.iterations))
             except _Finished as finished:
                 return finished.value, "final", None
             except _Stopped as stopped:
@@ -484,7 +518,8 @@ class _Run:
         self._messages[-1] = Message("user", f"{last}\n\n{prompts.closing(f'limit reached: {stopped.by}')}")
         try:
             reply = await self._ask_root()
-        except _Stopped:
+        except (_Stopped, ClientError):
+            # the run has ended for a reason of its own, which stays the reason
             return None
         cells: list[CellRun] = []
         try:

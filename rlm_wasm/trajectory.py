@@ -88,4 +88,5 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
             return self
         if self.limit is not None:
             raise LimitExceeded(self.limit.limit, self.limit.used, self.limit.allowed, partial=self)
-        raise LimitExceeded(self.stopped_by, len(self.trajectory), len(self.trajectory), partial=self)
+        # somebody stopped it: there is no figure that was passed
+        raise LimitExceeded(self.stopped_by, self.seconds, self.seconds, partial=self)

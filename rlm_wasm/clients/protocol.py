@@ -6,16 +6,11 @@ Knows nothing of HTTP, budgets or the loop. A client may be shared by many runs 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import msgspec
 
-
-class Message(msgspec.Struct, frozen=True):
-    """One message of a conversation, in the chat-completions sense."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
+from rlm_wasm.prompts import Message
 
 
 class Reply(msgspec.Struct, frozen=True):

@@ -183,20 +183,13 @@ class Peer:
             while True:
                 while self._outbox:
                     for chunk in self._outbox.popleft():
-                        await self._write_chunk(chunk)
+                        # both kinds of stream take any buffer, though anyio's annotation says bytes
+                        await self._send_stream.send(cast(bytes, chunk))
                 self._outbox_filled = anyio.Event()
                 await self._outbox_filled.wait()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             # the child is gone; the reading side will say so
             return
-
-    async def _write_chunk(self, chunk: bytes | memoryview) -> None:
-        if len(chunk) <= _CHUNK:
-            await self._send_stream.send(bytes(chunk))
-            return
-        view = memoryview(chunk)
-        for start in range(0, len(view), _CHUNK):
-            await self._send_stream.send(bytes(view[start : start + _CHUNK]))
 
     async def _read(self, tasks: anyio.abc.TaskGroup) -> None:
         while True:

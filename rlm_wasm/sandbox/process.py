@@ -26,6 +26,7 @@ import msgspec
 
 from rlm_wasm.errors import SandboxStartError
 from rlm_wasm.sandbox.kernel import Launcher, find_launcher
+from rlm_wasm.sandbox.pipes import Pipes
 
 MIN_DENO = (2, 9, 0)
 # what boot takes (31 MB) plus room for the interpreter's own growth, before anything of the user's
@@ -169,15 +170,20 @@ def environment(folder: Path) -> dict[str, str]:
 class Child:
     """A running child process. Made by `spawned`; its pipes are `stdin` and `stdout`."""
 
-    def __init__(self, process: anyio.abc.Process, deno: Path, launcher: Launcher | None) -> None:
+    def __init__(
+        self,
+        process: anyio.abc.Process,
+        deno: Path,
+        launcher: Launcher | None,
+        stdin: anyio.abc.ByteSendStream,
+        stdout: anyio.abc.ByteReceiveStream,
+        stderr: anyio.abc.ByteReceiveStream,
+    ) -> None:
         self._process = process
         self._launcher = launcher
         self.deno = deno
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        self.stdin, self.stdout = process.stdin, process.stdout
-        self._stderr = process.stderr
+        self.stdin, self.stdout = stdin, stdout
+        self._stderr = stderr
         self._tail = bytearray()
         self._layers: tuple[str, ...] = () if launcher is None else launcher.layers
         self._launched = anyio.Event()
@@ -238,6 +244,11 @@ class Child:
         except ProcessLookupError:
             return
 
+    async def close(self) -> None:
+        """Close the host's ends of its pipes."""
+        for stream in (self.stdin, self.stdout, self._stderr):
+            await stream.aclose()
+
     async def ended(self, within: float) -> int | None:
         """The exit code (negative: a signal), waiting at most `within` seconds; None if it still runs."""
         with anyio.move_on_after(within, shield=True):
@@ -256,22 +267,8 @@ async def spawned(options: ChildOptions) -> AsyncGenerator[Child]:
         check_runtime()
     folder = Path(tempfile.mkdtemp(prefix="rlm-wasm-"))
     try:
-        child = None
         try:
-            work = folder / "work"
-            work.mkdir(mode=0o700)
-            launcher = find_launcher(deno, runtime_folder(), folder, options.memory_mb) if options.confined else None
-            before = [] if launcher is None else launcher.command
-            process = await anyio.open_process(
-                [*before, *command(deno, options.memory_mb)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                cwd=work,
-                env=environment(folder),
-                start_new_session=True,
-            )
-            child = Child(process, deno, launcher)
+            child = await _spawn(deno, folder, options)
         except OSError as error:
             raise SandboxStartError(f"{deno} could not be started ({error}); {_INSTALL_DENO}") from error
         try:
@@ -280,8 +277,36 @@ async def spawned(options: ChildOptions) -> AsyncGenerator[Child]:
             child.kill()
             with anyio.CancelScope(shield=True):
                 await child.ended(within=5)
-                for stream in (process.stdin, process.stdout, process.stderr):
-                    assert stream is not None
-                    await stream.aclose()
+                await child.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _spawn(deno: Path, folder: Path, options: ChildOptions) -> Child:
+    work = folder / "work"
+    work.mkdir(mode=0o700)
+    launcher = find_launcher(deno, runtime_folder(), folder, options.memory_mb) if options.confined else None
+    line = [*(launcher.command if launcher else ()), *command(deno, options.memory_mb)]
+    if sys.platform == "win32":
+        process = await anyio.open_process(line, cwd=work, env=environment(folder))
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        return Child(process, deno, launcher, process.stdin, process.stdout, process.stderr)
+    with Pipes() as pipes:
+        stdin, stdout, stderr = pipes.theirs
+        try:
+            process = await anyio.open_process(
+                line,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                cwd=work,
+                env=environment(folder),
+                start_new_session=True,
+            )
+        except BaseException:
+            for stream in (pipes.stdin, pipes.stdout, pipes.stderr):
+                await stream.aclose()
+            raise
+    return Child(process, deno, launcher, pipes.stdin, pipes.stdout, pipes.stderr)

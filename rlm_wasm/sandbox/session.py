@@ -71,6 +71,8 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     require: Literal["kernel"] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.functions, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"functions must map names to functions, and is a {type(self.functions).__name__}")
         for name in self.functions:
             if not name.isidentifier() or not name.isascii():
                 raise ValueError(f"functions: {name!r} is not a plain Python name")
@@ -245,7 +247,8 @@ async def _called(name: str, function: HostFunction, args: Any, kwargs: Any) -> 
         if inspect.iscoroutinefunction(function):
             result = await function(*args, **kwargs)
         else:
-            result = await anyio.to_thread.run_sync(lambda: function(*args, **kwargs), abandon_on_cancel=True)
+            # in a list, because trio refuses a thread's result that is a coroutine
+            [result] = await anyio.to_thread.run_sync(lambda: [function(*args, **kwargs)], abandon_on_cancel=True)
             if inspect.isawaitable(result):
                 result = await result
         return encode(result)
@@ -336,7 +339,7 @@ async def _first_exchange(
         with anyio.fail_after(_START_WITHIN):
             reply = await session.peer.request(method, params, into, blobs)
     except (RemoteError, ConnectionEnded, ProtocolError, TimeoutError) as error:
-        session.kill("it did not start")
+        session.kill("")
         raise await _start_error(session, error) from error
     except anyio.get_cancelled_exc_class():
         session.kill("its start was cancelled")

@@ -1,0 +1,111 @@
+"""The host's ends of the pipes to a child, as anyio byte streams.
+
+On POSIX the descriptors are read and written directly, when the event loop says that they are ready: there is nothing
+between a frame and the kernel, and a large pipe moves a context with few switches. Elsewhere anyio's own streams serve.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import Self
+
+import anyio
+import anyio.abc
+import anyio.lowlevel
+
+# the most that an unprivileged process may ask for on Linux
+PIPE_BYTES = 1024 * 1024
+_READ_BYTES = 256 * 1024
+_F_SETPIPE_SZ = 1031
+
+
+class _Descriptor:
+    """An open file descriptor, not blocking, closed once."""
+
+    def __init__(self, descriptor: int) -> None:
+        os.set_blocking(descriptor, False)
+        self._open: int | None = descriptor
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {'closed' if self._open is None else self._open}>"
+
+    @property
+    def _fd(self) -> int:
+        if self._open is None:
+            raise anyio.ClosedResourceError
+        return self._open
+
+    async def aclose(self) -> None:
+        """Close it; whoever waits for it is woken."""
+        if self._open is None:
+            return
+        descriptor, self._open = self._open, None
+        anyio.notify_closing(descriptor)
+        os.close(descriptor)
+
+
+class PipeSendStream(_Descriptor, anyio.abc.ByteSendStream):
+    """The writing end of a pipe."""
+
+    async def send(self, item: bytes | memoryview) -> None:
+        """Write all of it. Raises BrokenResourceError if nobody reads any more."""
+        view = memoryview(item)
+        while view:
+            try:
+                view = view[os.write(self._fd, view) :]
+            except BlockingIOError:
+                await anyio.wait_writable(self._fd)
+            except BrokenPipeError as error:
+                raise anyio.BrokenResourceError from error
+
+
+class PipeReceiveStream(_Descriptor, anyio.abc.ByteReceiveStream):
+    """The reading end of a pipe."""
+
+    async def receive(self, max_bytes: int = _READ_BYTES) -> bytes:
+        """What is there, at most `max_bytes`. Raises EndOfStream at the end."""
+        while True:
+            try:
+                chunk = os.read(self._fd, max_bytes)
+            except BlockingIOError:
+                await anyio.wait_readable(self._fd)
+                continue
+            if not chunk:
+                raise anyio.EndOfStream
+            # a child that never stops writing must not keep the event loop from everybody else
+            await anyio.lowlevel.checkpoint()
+            return chunk
+
+
+class Pipes:
+    """The three pipes of a child: the child's ends as descriptors, the host's as streams. POSIX only."""
+
+    def __init__(self) -> None:
+        stdin_read, stdin_write = _pipe()
+        stdout_read, stdout_write = _pipe()
+        stderr_read, stderr_write = os.pipe()
+        self.theirs = (stdin_read, stdout_write, stderr_write)
+        self.stdin = PipeSendStream(stdin_write)
+        self.stdout = PipeReceiveStream(stdout_read)
+        self.stderr = PipeReceiveStream(stderr_read)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close the child's ends: it has copies of its own."""
+        for descriptor in self.theirs:
+            os.close(descriptor)
+
+
+def _pipe() -> tuple[int, int]:
+    ends = os.pipe()
+    if sys.platform == "linux":
+        import fcntl
+
+        # where the user's share of pipe memory is used up, a small pipe is only slower
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(ends[1], _F_SETPIPE_SZ, PIPE_BYTES)
+    return ends

@@ -1,0 +1,404 @@
+"""Host functions: called from cells as plain functions, answered by the host, at once and in order."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import math
+import threading
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any
+
+import anyio
+import anyio.from_thread
+import pytest
+
+from rlm_wasm.errors import FunctionError, LimitExceeded, ProtocolError
+from rlm_wasm.sandbox import Executed, Sandbox, wire
+
+pytestmark = pytest.mark.anyio
+
+WITHIN = 60
+SECRET = "sk-do-not-tell"
+
+
+async def run(sandbox: Sandbox, code: str) -> Executed:
+    with anyio.fail_after(WITHIN):
+        return await sandbox.execute(code)
+
+
+class Functions:
+    """Host functions of every kind, and what reached them."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+
+    def echo(self, *args: Any, **kwargs: Any) -> Any:
+        self.heard.append((args, kwargs))
+        return args[0] if args else kwargs
+
+    async def later(self, value: Any) -> Any:
+        await anyio.lowlevel.checkpoint()
+        return ("later", value)
+
+    def made(self, value: Any) -> Any:
+        """Not declared async, and yet gives something to await."""
+        return self.later(value)
+
+    def refuse(self, text: str) -> None:
+        raise FunctionError(text)
+
+    def refuse_partly(self, partial: str) -> None:
+        raise FunctionError("half of it", partial={"some": (1, 2), "none": object(), "nothing": None}[partial])
+
+    def limit(self) -> None:
+        raise LimitExceeded("usd", 0.5, 0.25, partial=["one reply", None])
+
+    def leak(self) -> None:
+        raise ConnectionRefusedError(f"could not reach /home/me with key {SECRET}")
+
+    async def leak_later(self) -> None:
+        try:
+            raise ValueError(SECRET)
+        except ValueError as error:
+            raise RuntimeError(SECRET) from error
+
+    def strange(self) -> object:
+        return object()
+
+    def cycle(self) -> object:
+        items: list[object] = []
+        items.append(items)
+        return items
+
+    def all(self) -> dict[str, Callable[..., Any]]:
+        names = "echo later made refuse refuse_partly limit leak leak_later strange cycle"
+        return {name: getattr(self, name) for name in names.split()}
+
+
+@pytest.fixture(scope="module")
+def functions() -> Functions:
+    return Functions()
+
+
+@pytest.fixture(scope="module")
+async def shared(functions: Functions) -> AsyncIterator[Sandbox]:
+    async with Sandbox(functions=functions.all()) as sandbox:
+        yield sandbox
+
+
+# --- calling -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.both_backends
+async def test_functions_of_every_colour_are_plain_calls_in_a_cell() -> None:
+    functions = Functions()
+    async with Sandbox(functions={**functions.all(), "partial": partial(functions.later, "given")}) as sandbox:
+        assert (await run(sandbox, "echo(1), later(2), made(3), partial()")).value == (
+            1,
+            ("later", 2),
+            ("later", 3),
+            ("later", "given"),
+        )
+        assert (await run(sandbox, "await later(4)")).value == ("later", 4)
+        assert (await run(sandbox, "sorted([3, 1, 2], key=lambda n: -echo(n))")).value == [3, 2, 1]
+        assert (await run(sandbox, "echo('a', 'b', key=[1], other=None)")).value == "a"
+        assert functions.heard[-1] == (("a", "b"), {"key": [1], "other": None})
+        assert (await run(sandbox, "echo.__name__, callable(echo), echo is echo")).value == ("echo", True, True)
+
+
+@pytest.mark.both_backends
+@pytest.mark.parametrize("limit", [1, 3])
+async def test_no_more_than_max_concurrency_run_at_once_and_answers_keep_their_order(limit: int) -> None:
+    running, most, calls = 0, 0, 9
+    full = anyio.Event()
+
+    async def work(number: int) -> int:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        if running == limit:
+            full.set()
+        # only when all that may run do run does the first of them go on
+        await full.wait()
+        await anyio.lowlevel.checkpoint()
+        running -= 1
+        return number * number
+
+    async with Sandbox(functions={"work": work}, max_concurrency=limit) as sandbox:
+        threads = (
+            "from concurrent.futures import ThreadPoolExecutor\n"
+            f"with ThreadPoolExecutor({calls}) as pool: squares = list(pool.map(work, range({calls})))\nsquares"
+        )
+        assert (await run(sandbox, threads)).value == [n * n for n in range(calls)]
+        tasks = (
+            f"import asyncio\nasync def one(n): return work(n)\nawait asyncio.gather(*[one(n) for n in range({calls})])"
+        )
+        assert (await run(sandbox, tasks)).value == [n * n for n in range(calls)]
+    assert most == limit
+    assert running == 0
+
+
+async def test_a_sync_function_runs_in_a_thread_of_its_own_and_keeps_the_loop_free() -> None:
+    arrived, release = anyio.Event(), threading.Event()
+
+    def block() -> str:
+        anyio.from_thread.run_sync(arrived.set)
+        assert release.wait(WITHIN)
+        return threading.current_thread().name
+
+    async with Sandbox(functions={"block": block}) as sandbox:
+        async with anyio.create_task_group() as tasks:
+
+            async def let_go() -> None:
+                await arrived.wait()
+                release.set()
+
+            tasks.start_soon(let_go)
+            assert (await run(sandbox, "block()")).value != threading.current_thread().name
+
+
+async def test_functions_can_be_bound_anew_name_for_name() -> None:
+    async with Sandbox(functions={"who": lambda: "first"}) as sandbox:
+        assert (await run(sandbox, "who()")).value == "first"
+        sandbox.bind({"who": lambda: "second"})
+        assert (await run(sandbox, "who()")).value == "second"
+        with pytest.raises(ValueError, match=r"the names must be \['who'\], not \['what'\]"):
+            sandbox.bind({"what": lambda: None})
+
+
+# --- values, both ways ---------------------------------------------------------------------------------------------
+
+VALUES: list[tuple[str, Any]] = [
+    ("None", None),
+    ("(1, (2,), [3])", (1, (2,), [3])),
+    ("{1, 2}", {1, 2}),
+    ("frozenset({(1, 2)})", frozenset({(1, 2)})),
+    ("b'\\x00\\xff'", b"\x00\xff"),
+    ("2**64, -2**63, 2**53 + 1, 10**500", (2**64, -(2**63), 2**53 + 1, 10**500)),
+    ("float('inf'), -0.0, 1e-320", (math.inf, -0.0, 1e-320)),
+    ("'\\x00 é \\U0001f600 \\u2028'", "\x00 é \U0001f600 \u2028"),
+    ("{1: 'a', None: 'b', (2,): 'c', True: 'd'}", {1: "d", None: "b", (2,): "c"}),
+    ("{'$set': [1], '': 2}", {"$set": [1], "": 2}),
+    ("__import__('datetime').date(2026, 1, 2)", datetime.date(2026, 1, 2)),
+    ("__import__('decimal').Decimal('1.10')", decimal.Decimal("1.10")),
+    ("[[]] * 3 + [{}]", [[], [], [], {}]),
+    ("__import__('functools').reduce(lambda x, _: [x], range(95), 0)", None),
+]
+
+
+@pytest.mark.parametrize(("code", "value"), VALUES, ids=[code[:40] for code, _ in VALUES])
+async def test_values_reach_the_host_and_come_back_as_what_they_were(
+    shared: Sandbox, functions: Functions, code: str, value: Any
+) -> None:
+    done = await run(shared, f"sent = {code}\ngot = echo(sent)\ngot == sent and type(got) is type(sent)")
+    assert done.value is True
+    [heard], _ = functions.heard[-1]
+    if value is not None:
+        assert repr(heard) == repr(value)
+
+
+async def test_nan_and_lone_surrogates_arrive_as_what_their_rules_say(shared: Sandbox, functions: Functions) -> None:
+    assert (await run(shared, "got = echo(float('nan'))\ngot != got")).value is True
+    assert math.isnan(functions.heard[-1][0][0])
+    assert (await run(shared, "echo('a\\ud800b') == 'a\\ufffdb'")).value is True
+    assert functions.heard[-1][0] == ("a\ufffdb",)
+    assert (await run(shared, "echo(**{'k\\udfff': 1})")).value == {"k\ufffd": 1}
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("loop = []; loop.append(loop); echo(loop)", "ValueError: the value is nested more than 100 deep"),
+        ("deep = 0\nfor _ in range(200): deep = [deep]\necho(deep)", "ValueError: the value is nested more than 100"),
+        ("echo(open)", "TypeError: a builtin_function_or_method cannot be sent"),
+        ("echo(x=object())", "TypeError: a object cannot be sent"),
+        ("echo('x' * 40_000_000)", "ValueError: the value takes 40,000,0"),
+    ],
+)
+async def test_what_cannot_be_sent_is_an_error_at_the_call_and_never_reaches_the_host(
+    shared: Sandbox, functions: Functions, code: str, said: str
+) -> None:
+    before = len(functions.heard)
+    done = await run(shared, code)
+    assert done.error is not None
+    assert said in done.error
+    assert len(functions.heard) == before
+
+
+# --- failures ------------------------------------------------------------------------------------------------------
+
+
+async def test_the_text_of_a_function_error_is_for_the_model(shared: Sandbox) -> None:
+    done = await run(shared, "refuse('there is no such launch: é \\x00')")
+    assert done.error is not None
+    assert done.error.endswith("FunctionError: refuse: there is no such launch: é \x00")
+    assert "refuse('there is" in done.error
+    done = await run(shared, "try:\n    refuse('caught')\nexcept FunctionError as error:\n    said = str(error)\nsaid")
+    assert done.value == "refuse: caught"
+    done = await run(
+        shared, "try:\n    refuse('x' * 100_000)\nexcept RuntimeError as error:\n    length = len(str(error))\nlength"
+    )
+    assert done.value == 4000
+
+
+@pytest.mark.parametrize(("code", "name"), [("leak()", "ConnectionRefusedError"), ("leak_later()", "RuntimeError")])
+async def test_of_any_other_exception_only_the_class_name_goes_down(shared: Sandbox, code: str, name: str) -> None:
+    done = await run(
+        shared, f"try:\n    {code}\nexcept FunctionError as error:\n    all = (str(error), repr(vars(error)))\nall"
+    )
+    assert done.value[0] == f"{code[:-2]}: {name}"
+    assert SECRET not in repr(done)
+    assert "/home" not in repr(done)
+
+
+async def test_what_was_had_all_the_same_comes_with_the_error(shared: Sandbox) -> None:
+    code = "try:\n    {}\nexcept FunctionError as error:\n    caught = (type(error).__name__, str(error), error.partial)\ncaught"
+    assert (await run(shared, code.format("refuse_partly('some')"))).value == (
+        "FunctionError",
+        "refuse_partly: half of it",
+        (1, 2),
+    )
+    # what has no form in which to travel is left behind, and costs nobody anything
+    assert (await run(shared, code.format("refuse_partly('none')"))).value[2] is None
+    assert (await run(shared, code.format("refuse_partly('nothing')"))).value[2] is None
+    assert (await run(shared, code.format("limit()"))).value == (
+        "LimitExceeded",
+        "limit reached: usd (0.5 used of 0.25 allowed)",
+        ["one reply", None],
+    )
+
+
+async def test_a_result_without_a_form_is_an_error_in_the_cell(shared: Sandbox) -> None:
+    for code, name in (("strange()", "TypeError"), ("cycle()", "ValueError")):
+        done = await run(shared, code)
+        assert done.error is not None
+        assert done.error.endswith(f"FunctionError: {code[:-2]}: {name}")
+    assert (await run(shared, "echo(5)")).value == 5
+
+
+async def test_a_result_too_large_to_be_sent_is_an_error_in_the_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Sandbox(functions={"big": lambda: "x" * 50_000}) as sandbox:
+        monkeypatch.setattr(wire, "MAX_MESSAGE", 40_000)
+        done = await run(sandbox, "kept = 1\nbig()")
+        assert done.error is not None
+        assert "FunctionError: the answer cannot be sent: a message of 50," in done.error
+        assert (await run(sandbox, "kept")).value == 1
+
+
+async def test_wrong_arguments_are_an_error_in_the_cell() -> None:
+    def exact(a: int, *, b: int = 2) -> int:
+        return a + b
+
+    async with Sandbox(functions={"exact": exact}) as sandbox:
+        assert (await run(sandbox, "exact(1, b=5)")).value == 6
+        for call in ("exact()", "exact(1, 2)", "exact(1, c=3)"):
+            done = await run(sandbox, call)
+            assert done.error is not None
+            assert done.error.endswith("FunctionError: exact: TypeError")
+
+
+# --- a hostile cell ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "request_",
+    ['["absent", [], {}]', '["__class__", [], {}]', "[[], [], {}]", '["echo"]', "5", "null", '"echo"', '{"a": 1}'],
+)
+async def test_a_function_that_does_not_exist_cannot_be_asked_for(shared: Sandbox, request_: str) -> None:
+    done = await run(shared, f"import rlm_prelude\nrlm_prelude.wait(rlm_prelude.Bridge.call({request_!r}))")
+    assert done.value == '{"kind":"function","message":"there is no such host function"}'
+
+
+@pytest.mark.parametrize("request_", ['["echo", 5, {}]', '["echo", [], 5]', '["echo", [], {"$dict": [[1, 2]]}]'])
+async def test_arguments_that_are_none_are_refused(shared: Sandbox, request_: str) -> None:
+    done = await run(shared, f"import rlm_prelude\nrlm_prelude.wait(rlm_prelude.Bridge.call({request_!r}))")
+    assert done.value == '{"kind":"function","message":"echo: TypeError"}'
+
+
+@pytest.mark.parametrize("request_", ["nonsense", '{"$nothing": 1}', "[" * 100_000, '["echo", [{"$int": "x"}], {}]'])
+async def test_a_request_that_is_no_value_ends_the_child_and_the_next_cell_has_another(request_: str) -> None:
+    async with Sandbox(functions={"echo": lambda x: x}) as sandbox:
+        await sandbox.load(context="here")
+        await run(sandbox, "mine = 1")
+        with pytest.raises(ProtocolError, match="a value that breaks the rules"):
+            await run(sandbox, f"import rlm_prelude\nrlm_prelude.wait(rlm_prelude.Bridge.call({request_!r}))")
+        after = await run(sandbox, "context, echo(1)")
+        assert after.value == ("here", 1)
+        assert after.lost == ("mine",)
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        "garbage",
+        "null",
+        "[]",
+        '{"output": [], "truncated": 0, "error": null, "value": null}',
+        '{"output": [["a"]], "truncated": 0, "error": null, "value": null, "names": []}',
+        '{"output": [], "truncated": 0, "error": null, "value": "]", "names": []}',
+        '{"output": [], "truncated": 0, "error": null, "value": null, "names": [], "more": 1}',
+    ],
+)
+async def test_a_prelude_that_lies_about_a_cell_ends_the_child_and_the_next_cell_has_another(report: str) -> None:
+    async with Sandbox() as sandbox:
+        await sandbox.load(context="here")
+        await run(sandbox, f"import rlm_prelude\nmine = 1\nrlm_prelude.run_cell = lambda code, number: {report!r}")
+        with pytest.raises(ProtocolError):
+            await run(sandbox, "1")
+        after = await run(sandbox, "context")
+        assert (after.value, after.lost) == ("here", ("mine",))
+
+
+async def test_a_false_final_and_a_false_variable_end_the_child_too() -> None:
+    async with Sandbox() as sandbox:
+        with pytest.raises(ProtocolError):
+            await run(sandbox, "import rlm_prelude\nrlm_prelude.Bridge.finish('nonsense')")
+        await run(sandbox, """import rlm_prelude\nrlm_prelude.get = lambda name: '{"value": "nonsense"}'""")
+        with pytest.raises(ProtocolError):
+            await sandbox.get("anything")
+        assert (await run(sandbox, "'still here'")).value == "still here"
+
+
+# --- calls that outlive their cell ---------------------------------------------------------------------------------
+
+
+@pytest.mark.both_backends
+async def test_a_call_whose_cell_has_ended_is_given_up_and_holds_no_place() -> None:
+    asked, given_up = anyio.Event(), anyio.Event()
+
+    async def hang() -> None:
+        asked.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            given_up.set()
+
+    async with Sandbox(functions={"hang": hang, "echo": lambda x: x}, max_concurrency=1) as sandbox:
+        with anyio.fail_after(WITHIN), anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+
+                async def cancel() -> None:
+                    await asked.wait()
+                    scope.cancel()
+
+                tasks.start_soon(cancel)
+                await sandbox.execute("kept = 1\nhang()")
+        with anyio.fail_after(WITHIN):
+            await given_up.wait()
+        assert (await run(sandbox, "echo(kept)")).value == 1
+
+
+async def test_what_a_thread_of_an_ended_cell_asks_for_reaches_nobody_in_the_next() -> None:
+    heard: list[str] = []
+    async with Sandbox(functions={"tell": heard.append}) as sandbox:
+        code = (
+            "import threading, time\n"
+            "def late():\n    time.sleep(0.05)\n    tell('late')\n"
+            "threading.Thread(target=late, daemon=True).start()"
+        )
+        await run(sandbox, code)
+        await sandbox.get("late") if False else None
+        await run(sandbox, "import time\ntime.sleep(0.2)\ntell('mine')")
+    assert heard == ["mine"]

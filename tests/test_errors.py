@@ -1,0 +1,62 @@
+"""The error tree: what is caught by what, and what each one carries."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from rlm_wasm import errors
+
+TREE = {
+    errors.RLMError: Exception,
+    errors.LimitExceeded: errors.RLMError,
+    errors.ClientError: errors.RLMError,
+    errors.FunctionError: errors.RLMError,
+    errors.SandboxError: errors.RLMError,
+    errors.SandboxStartError: errors.SandboxError,
+    errors.SandboxCrashed: errors.SandboxError,
+    errors.SandboxTimeout: errors.SandboxError,
+    errors.ProtocolError: errors.SandboxError,
+}
+
+
+def test_the_tree_has_the_branches_it_is_said_to_have_and_no_others() -> None:
+    defined = {error for error in vars(errors).values() if inspect.isclass(error) and issubclass(error, Exception)}
+    assert defined == set(TREE)
+    for error, parent in TREE.items():
+        assert error.__bases__[0] is parent
+        assert error.__doc__
+
+
+def test_a_sandbox_timeout_is_a_timeout_error_too() -> None:
+    with pytest.raises(TimeoutError) as caught:
+        raise errors.SandboxTimeout("too long", seconds=5, lost=("a",), output="printed")
+    assert isinstance(caught.value, errors.SandboxError)
+    assert (caught.value.seconds, caught.value.lost, caught.value.output) == (5, ("a",), "printed")
+    assert str(caught.value) == "too long"
+
+
+def test_a_limit_says_which_how_much_was_used_and_how_much_is_allowed() -> None:
+    error = errors.LimitExceeded("usd", 0.5, 0.25, partial=["a reply"])
+    assert (error.limit, error.used, error.allowed, error.partial) == ("usd", 0.5, 0.25, ["a reply"])
+    assert str(error) == "limit reached: usd (0.5 used of 0.25 allowed)"
+    assert errors.LimitExceeded("calls", 3, 2).partial is None
+
+
+def test_a_client_error_carries_the_status_if_there_was_one() -> None:
+    assert errors.ClientError("refused", status=429).status == 429
+    assert errors.ClientError("no connection").status is None
+
+
+def test_a_function_error_carries_its_text_and_what_was_had() -> None:
+    error = errors.FunctionError("for the model", partial=[1])
+    assert (str(error), error.partial) == ("for the model", [1])
+    assert errors.FunctionError("for the model").partial is None
+
+
+def test_a_crash_carries_how_the_child_ended_and_what_went_with_it() -> None:
+    error = errors.SandboxCrashed("gone", exit_code=-9, stderr_tail="last words", lost=("x",), output="printed")
+    assert (error.exit_code, error.stderr_tail, error.lost, error.output) == (-9, "last words", ("x",), "printed")
+    bare = errors.SandboxCrashed("gone")
+    assert (bare.exit_code, bare.stderr_tail, bare.lost, bare.output) == (None, "", (), "")
