@@ -1,7 +1,7 @@
-"""The Python that runs inside the sandbox: cells, tracebacks, host functions, FINAL.
+"""The Python that runs inside the sandbox: cells, variables, host functions, FINAL.
 
 It is executed once, when a memory image is made or a sandbox is booted without one, and holds nothing of JavaScript
-then: `connect` hands it the three JavaScript functions afterwards. Nothing here is a defence. The code of a cell can
+then: `connect` hands it the JavaScript functions afterwards. Nothing here is a defence. The code of a cell can
 reach and change all of it; what holds the prisoner is outside (deno/realm.ts, deno/sandbox.ts, the host).
 """
 
@@ -13,10 +13,8 @@ import json
 import linecache
 import os
 import random
-import re
 import sys
 import time
-import traceback
 import warnings
 from types import ModuleType
 
@@ -24,10 +22,11 @@ import rlm_threads
 import rlm_values
 from pyodide.ffi import run_sync
 from pyodide.webloop import WebLoop
+from rlm_awaits import Awaits
 from rlm_output import Output, Stream
+from rlm_tracebacks import class_name, explain
 
 namespace = sys.modules["__main__"].__dict__
-MAX_ERROR_CHARS = 8_000
 MAX_NAMES = 256
 
 
@@ -215,7 +214,7 @@ def execute(code, filename):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)
         tree = ast.parse(code, filename)
-        awaits = Awaits(tree)
+        awaits = Awaits(tree, host_functions)
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         quiet = code.rstrip().endswith(";")
         body = compiled(awaits, tree, filename)
@@ -232,81 +231,8 @@ def execute(code, filename):
 
 
 def compiled(awaits, tree, filename, mode="exec"):
-    if awaits.needed:
-        tree = ast.fix_missing_locations(awaits.visit(tree))
+    tree = awaits.rewritten(tree)
     return compile(tree, filename, mode, flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
-
-
-class Awaits(ast.NodeTransformer):
-    """Lets `await`, and what gathers awaitables, stand around calls that are plain here: models write both.
-
-    `await x` becomes `await __awaitable__(x)`. A host function's call that is awaited, or stands in the arguments of
-    `gather(...)` and its like, becomes `__later__(function, ...)`: a task in a thread of its own, so that they overlap.
-    """
-
-    GATHERERS = frozenset({"gather", "create_task", "ensure_future", "wait", "wait_for", "as_completed"})
-
-    def __init__(self, tree):
-        # only where need be: a visitor recurses, and a sum of 700 terms is a tree of that depth
-        self.needed = any(isinstance(node, (ast.Await, ast.AsyncFunctionDef)) for node in ast.walk(tree))
-        # the names that are unpacked into a gatherer: what is assigned to them is meant to run together
-        self.gathered = {
-            star.value.id
-            for call in ast.walk(tree)
-            if isinstance(call, ast.Call) and self.gathers(call)
-            for star in [*call.args]
-            if isinstance(star, ast.Starred) and isinstance(star.value, ast.Name)
-        }
-        self.inside = False
-
-    def gathers(self, call):
-        return isinstance(call.func, ast.Attribute) and call.func.attr in self.GATHERERS
-
-    def visit_within(self, node, inside):
-        outer, self.inside = self.inside, inside
-        self.generic_visit(node)
-        self.inside = outer
-        return node
-
-    def visit_Await(self, node):
-        called = isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name)
-        self.visit_within(node, called)
-        node.value = wrapped("__awaitable__", node.value)
-        return node
-
-    def visit_Assign(self, node):
-        names = {target.id for target in node.targets if isinstance(target, ast.Name)}
-        return self.visit_within(node, bool(names & self.gathered))
-
-    def visit_Call(self, node):
-        inside = self.inside
-        self.visit_within(node, self.gathers(node))
-        if inside and isinstance(node.func, ast.Name) and node.func.id in host_functions:
-            function = node.func
-            node.func = ast.copy_location(ast.Name("__later__", ast.Load()), function)
-            node.args.insert(0, function)
-        return node
-
-    def visit_FunctionDef(self, node):
-        return self.visit_within(node, False)
-
-    visit_AsyncFunctionDef = visit_Lambda = visit_FunctionDef
-
-
-def wrapped(name, node):
-    return ast.copy_location(ast.Call(ast.Name(name, ast.Load()), [node], []), node)
-
-
-def later(function, *args, **kwargs):
-    return asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
-
-
-async def given(value):
-    return value
-
-
-def awaitable(value):
-    return value if inspect.isawaitable(value) else given(value)
 
 
 def evaluate(code):
@@ -343,43 +269,6 @@ def run_until_complete(coroutine):
     return value
 
 
-# --- tracebacks ----------------------------------------------------------------------------------------------------
-
-
-def explain(exception):
-    """The traceback as text, with only the frames of cells in it."""
-    try:
-        described = traceback.TracebackException.from_exception(exception, compact=True)
-        trim(described, set())
-        text = "".join(described.format()).rstrip()
-    except BaseException as second:
-        text = f"{class_name(exception)} (its traceback could not be shown: {class_name(second)})"
-    if isinstance(exception, SystemExit):
-        text += "\n(the cell ended here; the sandbox and its variables live on)"
-    text = rlm_values.well_formed(text)
-    if len(text) > MAX_ERROR_CHARS:
-        half = MAX_ERROR_CHARS // 2
-        text = f"{text[:half]}\n[... {len(text) - 2 * half:,} characters left out ...]\n{text[-half:]}"
-    return text
-
-
-def class_name(exception):
-    # past a metaclass that may answer as it likes
-    return type.__dict__["__name__"].__get__(type(exception))
-
-
-def trim(described, seen):
-    if described is None or id(described) in seen:
-        return
-    seen.add(id(described))
-    own = [frame for frame in described.stack if re.fullmatch(r"<cell \d+>", frame.filename)]
-    described.stack = traceback.StackSummary.from_list(own)
-    trim(described.__cause__, seen)
-    trim(described.__context__, seen)
-    for inner in described.exceptions or ():
-        trim(inner, seen)
-
-
 # --- loading and reading variables ---------------------------------------------------------------------------------
 
 
@@ -406,7 +295,7 @@ def get(name):
             raise NameError(f"name {name!r} is not defined in the sandbox")
         return json.dumps({"value": rlm_values.encode(namespace[name])}, ensure_ascii=False)
     except BaseException as exception:
-        return json.dumps({"error": rlm_values.well_formed(f"{type(exception).__name__}: {exception}")[:1000]})
+        return json.dumps({"error": rlm_values.well_formed(f"{class_name(exception)}: {exception}")[:1000]})
 
 
 def prepare():
@@ -417,10 +306,8 @@ def prepare():
         reserve(name, value)
     builtins.exit = builtins.quit = end_cell
     builtins.input = no_input
-    builtins.__awaitable__ = awaitable
-    builtins.__later__ = later
     os._exit = os.abort = end_cell
-    # an interrupt or exit() in a task ends that task; were it to leave the loop, the interpreter would be taken for dead
+    # an interrupt or exit() in a task ends that task; were it to leave the loop, the interpreter would count as dead
     loop = asyncio.get_event_loop()
     loop._keyboard_interrupt_handler = lambda: None
     loop._system_exit_handler = lambda code: None

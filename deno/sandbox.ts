@@ -5,16 +5,15 @@
  * @module
  */
 
-import asmSource from "./pyodide/pyodide.asm.mjs" with { type: "text" };
-import pyodideSource from "./pyodide/pyodide.mjs" with { type: "text" };
-import stdlib from "./pyodide/python_stdlib.zip" with { type: "bytes" };
-import wasmBytes from "./pyodide/pyodide.asm.wasm" with { type: "bytes" };
-import outputSource from "./output.py" with { type: "text" };
-import preludeSource from "./prelude.py" with { type: "text" };
-import realmSource from "./realm.ts" with { type: "text" };
-import threadsSource from "./threads.py" with { type: "text" };
-import valuesSource from "./values.py" with { type: "text" };
-import workerSource from "./worker.ts" with { type: "text" };
+import {
+  asmSource,
+  pyodideSource,
+  PYTHON_MODULES,
+  realmSource,
+  STDLIB,
+  WASM,
+  workerSource,
+} from "./assets.ts";
 
 /** How long an interrupted cell may take to end, in milliseconds. */
 export const GRACE = 2000;
@@ -195,15 +194,10 @@ export class Sandbox {
         pyodide: blobUrl(pyodideSource),
         asm: blobUrl(asmSource),
       },
-      wasm: new WebAssembly.Module(wasmBytes),
-      stdlib,
+      wasm: new WebAssembly.Module(WASM),
+      stdlib: STDLIB,
       platform: PLATFORM,
-      modules: [
-        ["rlm_values", valuesSource],
-        ["rlm_output", outputSource],
-        ["rlm_threads", threadsSource],
-        ["rlm_prelude", preludeSource],
-      ],
+      modules: PYTHON_MODULES,
       interrupts: this.#interrupts,
       settings: JSON.stringify(settings),
       image,

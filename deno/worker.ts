@@ -67,7 +67,8 @@ function settle(id: number, answer: string | undefined): void {
 
 /** An interrupt that found nobody computing ends the waits instead: they raise KeyboardInterrupt. */
 function interruptWaits(): void {
-  if (Atomics.compareExchange(interrupts, 0, 2, 0) !== 2) return;
+  // where nobody waits, the cell is about to start: it finds the interrupt itself
+  if (waiting.size === 0 || Atomics.compareExchange(interrupts, 0, 2, 0) !== 2) return;
   for (const id of [...waiting.keys()]) settle(id, undefined);
 }
 

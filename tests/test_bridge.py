@@ -115,23 +115,29 @@ async def test_a_call_may_name_a_model_of_the_run_and_no_other() -> None:
     assert "['root', 'sub']" in root.calls[-1][-1].content
 
 
-@pytest.mark.parametrize(
-    ("call", "reason"),
-    [
-        ("llm_query(42)", "a prompt must be a str, not int"),
-        ("llm_query_batched(['fine', None])", "a prompt must be a str, not NoneType"),
-        ("llm_query_batched('letters')", "prompts must be a list, not str"),
-        ("llm_query_batched(['a'] * 10_001)", "prompts has 10,001 items; at most 10,000"),
-        ("llm_query('a' * 8_000_001)", "the prompt has 8,000,001 characters"),
-        ("rlm_query(['a list'])", "the question must be a str, not list"),
-        ("rlm_query_batched(['one', 'two'], ['a text'])", "there are 2 questions but 1 contexts"),
-        ("llm_query('a', model=['sub'])", "there is no model"),
-    ],
-)
-async def test_arguments_of_the_wrong_kind_raise_in_the_cell_and_reach_no_model(call: str, reason: str) -> None:
+WRONG_ARGUMENTS = {
+    "llm_query(42)": "a prompt must be a str, not int",
+    "llm_query_batched(['fine', None])": "a prompt must be a str, not NoneType",
+    "llm_query_batched('letters')": "prompts must be a list, not str",
+    "llm_query_batched(['a'] * 10_001)": "prompts has 10,001 items; at most 10,000",
+    "llm_query('a' * 8_000_001)": "the prompt has 8,000,001 characters",
+    "rlm_query(['a list'])": "the question must be a str, not list",
+    "rlm_query_batched(['one', 'two'], ['a text'])": "there are 2 questions but 1 contexts",
+    "llm_query('a', model=['sub'])": "there is no model \"['sub']\" here",
+}
+
+
+async def test_arguments_of_the_wrong_kind_raise_in_the_cell_and_reach_no_model() -> None:
     sub = sub_model()
-    code = f"try:\n    {call}\nexcept FunctionError as error:\n    FINAL(str(error))"
-    assert reason in await final(code, sub)
+    code = (
+        "said = []\n"
+        f"for call in {list(WRONG_ARGUMENTS)!r}:\n"
+        "    try:\n        eval(call)\n"
+        "    except FunctionError as error:\n        said.append(str(error))\n"
+        "FINAL(said)"
+    )
+    for said, reason in zip(await final(code, sub), WRONG_ARGUMENTS.values(), strict=True):
+        assert reason in said
     assert sub.calls == []
 
 

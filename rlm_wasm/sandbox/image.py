@@ -20,8 +20,9 @@ from pathlib import Path
 from rlm_wasm.sandbox.process import check_runtime, runtime_folder
 
 _MAGIC = b"rlm-wasm image 1\n"
-_SOURCES = ("values.py", "output.py", "threads.py", "prelude.py", "worker.ts")
 _LOCK_SECONDS = 60
+# one for each version that is installed on a machine, and a few to spare
+_KEPT_IMAGES = 6
 MAX_BYTES = 256 * 1024 * 1024
 
 
@@ -40,8 +41,8 @@ def cache_folder() -> Path:
 @cache
 def _runtime_hash(folder: Path) -> str:
     digest = hashlib.sha256()
-    for name in _SOURCES:
-        digest.update((folder / name).read_bytes())
+    for path in sorted([*folder.glob("*.py"), *folder.glob("*.ts")]):
+        digest.update(path.read_bytes())
     digest.update((folder / "pyodide" / "manifest.json").read_bytes())
     return digest.hexdigest()
 
@@ -99,12 +100,20 @@ def save(path: Path, image: bytes) -> bool:
                 file.write(_MAGIC + hashlib.sha256(image).digest())
                 file.write(image)
             os.replace(name, path)
+            _prune(path.parent)
         except OSError:
             discard(Path(name))
             raise
     except OSError:
         return False
     return True
+
+
+def _prune(folder: Path) -> None:
+    """Remove all but the latest images: those of older runtime files are never asked for again."""
+    kept_first = sorted(folder.glob("*.image"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in kept_first[_KEPT_IMAGES:]:
+        discard(path)
 
 
 @contextmanager

@@ -1,0 +1,34 @@
+/**
+ * The files of the jail, as bytes and texts. Static imports need no permission to read, so a process that never had
+ * one still gets them; nothing is looked up at run time.
+ *
+ * @module
+ */
+
+import stdlib from "./pyodide/python_stdlib.zip" with { type: "bytes" };
+import wasm from "./pyodide/pyodide.asm.wasm" with { type: "bytes" };
+import asmSource from "./pyodide/pyodide.asm.mjs" with { type: "text" };
+import pyodideSource from "./pyodide/pyodide.mjs" with { type: "text" };
+import realmSource from "./realm.ts" with { type: "text" };
+import workerSource from "./worker.ts" with { type: "text" };
+import awaits from "./awaits.py" with { type: "text" };
+import output from "./output.py" with { type: "text" };
+import prelude from "./prelude.py" with { type: "text" };
+import threads from "./threads.py" with { type: "text" };
+import tracebacks from "./tracebacks.py" with { type: "text" };
+import values from "./values.py" with { type: "text" };
+
+export { asmSource, pyodideSource, realmSource, workerSource };
+/** CPython, compiled to WebAssembly. */
+export const WASM: Uint8Array<ArrayBuffer> = wasm;
+/** CPython's standard library, a zip. */
+export const STDLIB: Uint8Array<ArrayBuffer> = stdlib;
+/** The Python that runs inside, as modules by name; `rlm_prelude` imports the others. */
+export const PYTHON_MODULES: [name: string, source: string][] = [
+  ["rlm_awaits", awaits],
+  ["rlm_output", output],
+  ["rlm_prelude", prelude],
+  ["rlm_threads", threads],
+  ["rlm_tracebacks", tracebacks],
+  ["rlm_values", values],
+];
