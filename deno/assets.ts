@@ -9,6 +9,7 @@ import stdlib from "./pyodide/python_stdlib.zip" with { type: "bytes" };
 import wasm from "./pyodide/pyodide.asm.wasm" with { type: "bytes" };
 import asmSource from "./pyodide/pyodide.asm.mjs" with { type: "text" };
 import pyodideSource from "./pyodide/pyodide.mjs" with { type: "text" };
+import loadingSource from "./loading.ts" with { type: "text" };
 import realmSource from "./realm.ts" with { type: "text" };
 import workerSource from "./worker.ts" with { type: "text" };
 import awaits from "./awaits.py" with { type: "text" };
@@ -18,7 +19,7 @@ import threads from "./threads.py" with { type: "text" };
 import tracebacks from "./tracebacks.py" with { type: "text" };
 import values from "./values.py" with { type: "text" };
 
-export { asmSource, pyodideSource, realmSource, workerSource };
+export { asmSource, loadingSource, pyodideSource, realmSource, workerSource };
 /** CPython, compiled to WebAssembly. */
 export const WASM: Uint8Array<ArrayBuffer> = wasm;
 /** CPython's standard library, a zip. */

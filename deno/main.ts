@@ -6,6 +6,7 @@
  */
 
 import { ErrorCode, fields, Peer, RpcError } from "./peer.ts";
+import type { Form } from "./loading.ts";
 import { Sandbox, SandboxDead, type Settings } from "./sandbox.ts";
 import { PROTOCOL } from "./wire.ts";
 
@@ -156,6 +157,24 @@ const methods: Record<string, (params: Fields) => unknown> = {
     const bytes = inline ? new TextEncoder().encode(text(params, "text")) : peer.takeBlob(params.blob);
     await alive(required().load(text(params, "name"), kind, bytes));
     return {};
+  },
+  async load_begin(params) {
+    const form = text(params, "form");
+    if (!["ascii", "latin1", "ucs2", "ucs4", "bytes"].includes(form)) {
+      const wanted = 'form: "ascii", "latin1", "ucs2", "ucs4" or "bytes" is wanted';
+      throw new RpcError(ErrorCode.invalidParams, wanted);
+    }
+    const length = params.length === 0 ? 0 : whole(params, "length", 0);
+    if (await alive(required().loadBegin(form as Form, length))) return {};
+    throw new RpcError(ErrorCode.invalidParams, "MemoryError: there is no room for it in the sandbox");
+  },
+  async load_part(params) {
+    if (await alive(required().loadPart(peer.takeBlob(params.blob)))) return {};
+    throw new RpcError(ErrorCode.invalidParams, "more bytes than were announced, or none were");
+  },
+  async load_end(params) {
+    if (await alive(required().loadEnd(text(params, "name"), text(params, "kind")))) return {};
+    throw new RpcError(ErrorCode.invalidParams, "fewer bytes than were announced, or none were");
   },
   async execute(params) {
     const outcome = await alive(required().execute(text(params, "code"), number(params, "timeout", 60)));

@@ -272,10 +272,6 @@ def run_until_complete(coroutine):
 # --- loading and reading variables ---------------------------------------------------------------------------------
 
 
-def load_text(name, text):
-    namespace[name] = text
-
-
 def load_buffer(name, kind, buffer):
     """Set variable `name` from the bytes in a JavaScript buffer: "text" (UTF-8), "bytes" or "value" (a JSON text)."""
     held = bytearray(buffer.byteLength)
@@ -286,6 +282,11 @@ def load_buffer(name, kind, buffer):
         namespace[name] = held.decode()
     else:
         namespace[name] = rlm_values.decode(held)
+
+
+def decode_variable(name):
+    """Replace the JSON text that was loaded under `name` by its value."""
+    namespace[name] = rlm_values.decode(namespace[name])
 
 
 def get(name):

@@ -7,6 +7,7 @@
 
 import {
   asmSource,
+  loadingSource,
   pyodideSource,
   PYTHON_MODULES,
   realmSource,
@@ -15,8 +16,12 @@ import {
   workerSource,
 } from "./assets.ts";
 
+import type { Form } from "./loading.ts";
+
 /** How long an interrupted cell may take to end, in milliseconds. */
 export const GRACE = 2000;
+/** When an interrupt is sent a second time, in milliseconds: the first may come where Python swallows it. */
+const REPEAT = 500;
 /** How often the deadline is looked at and a waiting jail is asked whether it computes, in milliseconds. */
 const TICK = 50;
 /** How long a load or a get may take, in seconds: a variable's own methods, or what a cell left behind, can hold it up. */
@@ -38,7 +43,7 @@ export type ToJail =
   | {
     type: "boot";
     makeImage: boolean;
-    urls: { realm: string; pyodide: string; asm: string };
+    urls: { realm: string; loading: string; pyodide: string; asm: string };
     wasm: WebAssembly.Module;
     stdlib: Uint8Array<ArrayBuffer>;
     platform: typeof PLATFORM;
@@ -49,6 +54,9 @@ export type ToJail =
   }
   | { type: "execute"; id: number; code: string; number: number }
   | { type: "load"; id: number; name: string; kind: string; bytes: Uint8Array<ArrayBuffer> }
+  | { type: "load_begin"; id: number; form: Form; length: number }
+  | { type: "load_part"; id: number; bytes: Uint8Array<ArrayBuffer> }
+  | { type: "load_end"; id: number; name: string; kind: string }
   | { type: "get"; id: number; name: string }
   | { type: "reply"; id: number; reply: string }
   | { type: "interrupt" }
@@ -143,6 +151,7 @@ export class Sandbox {
   #maxPrinted = 0;
   #printed = 0;
   #clock: ComputingClock | null = null;
+  #interruptedAt: number | null = null;
   #dead: SandboxDead | null = null;
   #booted = Promise.withResolvers<unknown>();
 
@@ -191,6 +200,7 @@ export class Sandbox {
       makeImage,
       urls: {
         realm: blobUrl(realmSource, "application/typescript"),
+        loading: blobUrl(loadingSource, "application/typescript"),
         pyodide: blobUrl(pyodideSource),
         asm: blobUrl(asmSource),
       },
@@ -214,6 +224,24 @@ export class Sandbox {
   /** Set a variable from bytes: "text" (UTF-8), "bytes" or "value" (a JSON text). */
   async load(name: string, kind: string, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
     await this.#do(LOAD_OR_GET_WITHIN, (id) => ({ type: "load", id, name, kind, bytes }), [bytes.buffer]);
+  }
+
+  /** Announce a value of so many characters or bytes, to come in parts; false if there is no memory for it. */
+  async loadBegin(form: Form, length: number): Promise<boolean> {
+    const message = (id: number): ToJail => ({ type: "load_begin", id, form, length });
+    return (await this.#do(LOAD_OR_GET_WITHIN, message)).result === "true";
+  }
+
+  /** The next bytes of the value, as the interpreter will hold them; false if they are too many. */
+  async loadPart(bytes: Uint8Array<ArrayBuffer>): Promise<boolean> {
+    const message = (id: number): ToJail => ({ type: "load_part", id, bytes });
+    return (await this.#do(LOAD_OR_GET_WITHIN, message, [bytes.buffer])).result === "true";
+  }
+
+  /** Give the value its name; of kind "value" it is a JSON text to be decoded. False if it is not whole. */
+  async loadEnd(name: string, kind: string): Promise<boolean> {
+    const message = (id: number): ToJail => ({ type: "load_end", id, name, kind });
+    return (await this.#do(LOAD_OR_GET_WITHIN, message)).result === "true";
   }
 
   /** A variable as `{"value": ...}` or `{"error": ...}`: a JSON text. */
@@ -245,30 +273,40 @@ export class Sandbox {
   ): Promise<Outcome> {
     const clock = this.#clock = new ComputingClock();
     this.#printed = 0;
-    let interrupted = 0;
+    let timedOut = false;
+    let repeated = false;
     const timer = setInterval(() => {
       const spent = clock.tick(this.#calls.size > 0, (id) => this.#worker.postMessage({ type: "ping", id }));
-      if (!interrupted && spent >= timeout * 1000) {
-        interrupted = performance.now();
+      const interrupted = this.#interruptedAt === null ? 0 : performance.now() - this.#interruptedAt;
+      if (this.#interruptedAt === null && spent >= timeout * 1000) {
+        timedOut = true;
         this.interrupt();
-      } else if (interrupted && performance.now() - interrupted >= GRACE) {
-        this.#die(new SandboxDead(`the cell did not end within 2 s of its interrupt at ${timeout} s`, true));
+      } else if (interrupted >= GRACE) {
+        const when = timedOut ? ` at ${timeout} s` : "";
+        this.#die(
+          new SandboxDead(`the cell did not end within ${GRACE / 1000} s of its interrupt${when}`, true),
+        );
+      } else if (interrupted >= REPEAT && !repeated) {
+        repeated = true;
+        this.interrupt();
       }
     }, TICK);
     try {
       const result = await this.#ask(message, transfer);
-      return { result, timedOut: interrupted > 0, seconds: clock.tick(false, () => {}) / 1000 };
+      return { result, timedOut, seconds: clock.tick(false, () => {}) / 1000 };
     } finally {
       clearInterval(timer);
       this.#clock = null;
+      this.#interruptedAt = null;
       this.#interrupts[0] = 0;
       this.#calls.clear();
     }
   }
 
-  /** Raise KeyboardInterrupt in the cell that runs, be it computing or waiting. */
+  /** Raise KeyboardInterrupt in the cell that runs, be it computing or waiting; it has `GRACE` to end. */
   interrupt(): void {
     if (!this.#clock) return;
+    this.#interruptedAt ??= performance.now();
     Atomics.store(this.#interrupts, 0, 2);
     this.#worker.postMessage({ type: "interrupt" } satisfies ToJail);
   }

@@ -6,6 +6,7 @@
  * @module
  */
 
+import type * as Loadings from "./loading.ts";
 import type * as Realm from "./realm.ts";
 import type { FromJail, ToJail } from "./sandbox.ts";
 
@@ -22,6 +23,7 @@ interface Prelude {
   connect: PyFunction;
   run_cell: PyFunction;
   load_buffer: PyFunction;
+  decode_variable: PyFunction;
   get: PyFunction;
 }
 interface Py {
@@ -30,6 +32,7 @@ interface Py {
   pyimport(name: string): Prelude;
   setInterruptBuffer(buffer: Uint8Array): void;
   makeMemorySnapshot(): Uint8Array<ArrayBuffer>;
+  _module: Loadings.Module;
   FS: { writeFile(path: string, text: string): void; mkdirTree(path: string): void };
 }
 interface Waiting {
@@ -49,6 +52,9 @@ const waiting = new Map<number, Waiting>();
 let lastId = 0;
 let interrupts: Uint8Array;
 let prelude: Prelude;
+let loadings: typeof Loadings;
+let memory: Loadings.Module;
+let loading: Loadings.Loading | null = null;
 
 /** A promise that the broker's reply, or an interrupt, resolves. */
 function waitFor(start: (id: number) => void): Promise<string | undefined> {
@@ -148,6 +154,8 @@ async function bootSandbox(boot: Boot, realm: typeof Realm): Promise<void> {
   const started = now();
   const py = await loadPyodide(boot, boot.image ? { _loadSnapshot: boot.image } : {});
   if (!boot.image) installPrelude(py, boot);
+  loadings = await import(boot.urls.loading);
+  memory = py._module;
   interrupts = boot.interrupts;
   py.setInterruptBuffer(interrupts);
   prelude = py.pyimport("rlm_prelude");
@@ -162,6 +170,16 @@ function dead(error: unknown): void {
   send({ type: "dead", message: String(error).slice(0, 500) });
 }
 
+async function runCell(code: string, number: number): Promise<unknown> {
+  try {
+    return await prelude.run_cell.callPromising(code, number);
+  } catch (error) {
+    if ((error as { type?: string }).type !== "KeyboardInterrupt") throw error;
+    // the interrupt came at the function's first instruction, where nothing can catch it: the cell never began
+    return await prelude.run_cell.callPromising("raise KeyboardInterrupt", number);
+  }
+}
+
 async function run(id: number, job: () => unknown): Promise<void> {
   try {
     send({ type: "done", id, result: String(await job()) });
@@ -171,15 +189,27 @@ async function run(id: number, job: () => unknown): Promise<void> {
   }
 }
 
+async function finishLoading(name: string, kind: string): Promise<boolean> {
+  const whole = loading !== null && loading.finish(name);
+  loading = null;
+  if (whole && kind === "value") await prelude.decode_variable.callPromising(name);
+  return whole;
+}
+
 function take(message: ToJail): void {
   if (message.type === "reply") settle(message.id, message.reply);
   else if (message.type === "interrupt") interruptWaits();
   else if (message.type === "ping") send({ type: "pong", id: message.id });
   else if (message.type === "execute") {
-    run(message.id, () => prelude.run_cell.callPromising(message.code, message.number));
+    run(message.id, () => runCell(message.code, message.number));
   } else if (message.type === "load") {
     run(message.id, () => prelude.load_buffer.callPromising(message.name, message.kind, message.bytes));
-  } else if (message.type === "get") run(message.id, () => prelude.get.callPromising(message.name));
+  } else if (message.type === "load_begin") {
+    run(message.id, () => (loading = loadings.Loading.begin(memory, message.form, message.length)) !== null);
+  } else if (message.type === "load_part") {
+    run(message.id, () => loading !== null && loading.add(message.bytes));
+  } else if (message.type === "load_end") run(message.id, () => finishLoading(message.name, message.kind));
+  else if (message.type === "get") run(message.id, () => prelude.get.callPromising(message.name));
 }
 
 jail.onmessage = async (event: MessageEvent<ToJail>) => {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import signal
 import sys
 from collections.abc import Sequence
@@ -89,11 +90,23 @@ def _setup(options: argparse.Namespace) -> int:
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sub-model", help="the model behind llm_query (default: the same)")
     parser.add_argument("--base-url", help="an OpenAI-compatible server, such as http://127.0.0.1:8080/v1")
-    parser.add_argument("--usd", type=float, help="spend at most this many US dollars")
-    parser.add_argument("--seconds", type=float, help="stop after this many seconds")
-    parser.add_argument("--iterations", type=int, default=Limits().iterations, help="replies of the root model")
+    parser.add_argument("--usd", type=_positive, help="spend at most this many US dollars")
+    parser.add_argument("--seconds", type=_positive, help="stop after this many seconds")
+    iterations = Limits().iterations
+    parser.add_argument("--iterations", type=_count, default=iterations, help="replies of the root model at most")
     parser.add_argument("--json", action="store_true", help="print the whole completion as JSON")
     parser.add_argument("--deno", help="path of a Deno binary")
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text}")
+    return number
+
+
+def _count(text: str) -> int:
+    return int(_positive(str(int(text))))
 
 
 def _limits(options: argparse.Namespace) -> Limits:
@@ -144,9 +157,14 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _answer(rlm: RLM, question: str, context: object, options: argparse.Namespace) -> tuple[int, Completion | None]:
     errors = getattr(options, "errors", "strict")
-    done = anyio.run(_until_interrupted, rlm, question, context, errors)
+    try:
+        done = anyio.run(_until_interrupted, rlm, question, context, errors)
+    except RLMError as error:
+        if options.json and isinstance(error.partial, Completion):
+            print(_whole(error.partial))
+        raise
     if options.json:
-        print(_escaped_json(msgspec.json.format(msgspec.json.encode(done, enc_hook=repr), indent=2).decode()))
+        print(_whole(done))
     elif done.response is not None:
         print(_shown(done.response))
     if done.stopped_by == "final":
@@ -180,6 +198,10 @@ async def _until_interrupted(rlm: RLM, question: str, context: object, errors: s
         raise failure
     assert done is not None
     return done
+
+
+def _whole(done: Completion) -> str:
+    return _escaped_json(msgspec.json.format(msgspec.json.encode(done, enc_hook=repr), indent=2).decode())
 
 
 def _shown(response: object) -> str:
@@ -230,7 +252,7 @@ def _line(event: Event) -> str:
             what = event.error or _first_line(event.reply)
             return f"[{event.iteration}] call {event.call} ({event.seconds:.1f} s): {what}"
         case SandboxReplaced():
-            return f"[{event.iteration}] sandbox replaced: {event.reason}"
+            return f"[{event.iteration}] sandbox replaced: {_first_line(event.reason)}"
         case RunStopped():
             usd = "unknown price" if event.usd is None else f"{event.usd:.4f} USD"
             tokens = f"{event.input_tokens:,} tokens in, {event.output_tokens:,} out"

@@ -7,7 +7,6 @@ holds, and outlives its children.
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -23,7 +22,7 @@ from rlm_wasm.errors import ProtocolError, SandboxCrashed, SandboxError, Sandbox
 from rlm_wasm.sandbox import image as images
 from rlm_wasm.sandbox import peer as rpc
 from rlm_wasm.sandbox.peer import ConnectionEnded, RemoteError
-from rlm_wasm.sandbox.process import MAX_MEMORY_MB, find_deno
+from rlm_wasm.sandbox.process import find_deno
 from rlm_wasm.sandbox.session import (
     DidNotBoot,
     Empty,
@@ -38,7 +37,8 @@ from rlm_wasm.sandbox.session import (
     make_image,
     serve_child,
 )
-from rlm_wasm.sandbox.values import decode, encode, well_formed
+from rlm_wasm.sandbox.values import decode, well_formed
+from rlm_wasm.sandbox.variables import Variable, prepare
 
 Result = TypeVar("Result")
 
@@ -75,11 +75,6 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
     names: tuple[str, ...] = ()
 
 
-class _Variable(msgspec.Struct, frozen=True):
-    kind: str
-    content: bytes
-
-
 class Sandbox:
     """CPython in WebAssembly, in a Deno process that holds no permission.
 
@@ -100,7 +95,7 @@ class Sandbox:
         self._stack: AsyncExitStack | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._session: Session | None = None
-        self._loaded: dict[str, _Variable] = {}
+        self._loaded: dict[str, Variable] = {}
         self._names: tuple[str, ...] = ()
         self._isolation: Isolation | None = None
         self._lost: tuple[str, ...] = ()
@@ -164,7 +159,7 @@ class Sandbox:
         for what has no form there.
         """
         for name, value in variables.items():
-            variable = _variable(name, value, self._options.memory_mb)
+            variable = prepare(name, value, self._options.memory_mb)
             async with self._lock:
                 await self._load(await self._started(), name, variable)
             self._loaded[name] = variable
@@ -256,9 +251,15 @@ class Sandbox:
         if self.on_print is not None:
             self.on_print(stream, text)
 
-    async def _load(self, session: Session, name: str, variable: _Variable) -> None:
-        params = {"name": name, "kind": variable.kind, "blob": session.peer.next_blob_id}
-        await self._ask(session, "load", params, Empty, blob=variable.content)
+    async def _load(self, session: Session, name: str, variable: Variable) -> None:
+        """Announce the variable, send its parts, name it. Raises ValueError if there is no room for it."""
+        try:
+            await self._ask(session, "load_begin", {"form": variable.form, "length": len(variable.content)}, Empty)
+            for part in variable.parts():
+                await self._ask(session, "load_part", {"blob": session.peer.next_blob_id}, Empty, blob=part)
+            await self._ask(session, "load_end", {"name": name, "kind": variable.kind}, Empty)
+        except RemoteError as error:
+            raise ValueError(f"{name} ({variable.size:,} bytes) could not be loaded: {error.message}") from None
 
     async def _ask(
         self,
@@ -375,26 +376,3 @@ async def _image(path: Path, options: SandboxOptions) -> bytes | None:
         image = await make_image(options)
         await anyio.to_thread.run_sync(images.save, path, image)
         return image
-
-
-def _variable(name: str, value: object, memory_mb: int) -> _Variable:
-    """The form in which a variable travels. Raises ValueError if it does not fit, TypeError for what has no form."""
-    if not name.isidentifier() or name.startswith("__"):
-        raise ValueError(f"{name!r} is not a name for a variable")
-    if isinstance(value, str):
-        variable = _Variable("text", well_formed(value).encode())
-        held = sys.getsizeof(value)
-    elif isinstance(value, (bytes, bytearray)):
-        variable = _Variable("bytes", bytes(value))
-        held = len(value)
-    else:
-        variable = _Variable("value", encode(value).encode())
-        held = 4 * len(variable.content)
-    # while it is loaded, its bytes are there beside the object made of them
-    needed = (len(variable.content) + held) / 1_000_000
-    if needed > memory_mb * 1.048576:
-        raise ValueError(
-            f"{name} needs about {needed:,.0f} MB in the sandbox, which has {memory_mb:,} MB: "
-            f"raise memory_mb (at most {MAX_MEMORY_MB:,}) or load a part of it"
-        )
-    return variable

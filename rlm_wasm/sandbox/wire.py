@@ -12,11 +12,18 @@ the same direction refers to them. A client that never sends a blob loses nothin
                                              -> {protocol, deno, v8}
     make_image   {protocol}                  -> {protocol, image: blob}     the blob is sent ahead of the reply
     load         {name, kind, blob | text}   -> {}                          kind: "text" (UTF-8), "bytes", "value"
+    load_begin   {form, length}              -> {}                          a large value, in parts: see below
+    load_part    {blob}                      -> {}
+    load_end     {name, kind}                -> {}
     execute      {code, timeout}             -> {output, truncated, error, value, names, timed_out, seconds}
     get          {name}                      -> {value}
     interrupt    {}                          -> null                        KeyboardInterrupt in the running cell
     ping         {}                          -> {}
     shutdown     {}                          -> null                        then the process ends
+
+A value that is loaded in parts comes as CPython holds it, so that nothing is decoded inside: `form` is "bytes", or for
+text the width of its widest character, "ascii", "latin1", "ucs2" (UTF-16-LE) or "ucs4" (UTF-32-LE); `length` counts
+characters or bytes. Parts may be sent ahead of the replies to those before them.
 
 **Methods of the host.** `call {request}` -> `{value}`: a cell calls a host function; `request` is the value
 `[name, args, kwargs]`. Notifications: `printed {stream, text}`, the head of a cell's output as it comes; `final

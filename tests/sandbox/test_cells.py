@@ -464,7 +464,7 @@ async def test_variables_are_loaded_whole_and_read_back_with_their_types() -> No
 
 async def test_what_cannot_be_loaded_is_refused_with_a_reason_and_costs_nothing() -> None:
     async with Sandbox(memory_mb=1) as sandbox:
-        with pytest.raises(ValueError, match=r"context needs about 4 MB in the sandbox, which has 1 MB"):
+        with pytest.raises(ValueError, match=r"context needs about 2 MB in the sandbox, which has 1 MB"):
             await sandbox.load(context="x" * 2_000_000)
         with pytest.raises(TypeError, match="object cannot be sent"):
             await sandbox.load(thing=object())
