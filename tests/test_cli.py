@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -55,6 +56,9 @@ class ChatServer(ThreadingHTTPServer):
         self.sub = sub
         self.asked: list[dict[str, Any]] = []
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # clients that hang up are part of these tests
 
     @property
     def base_url(self) -> str:
@@ -115,7 +119,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
             code = cli.main([str(argument) for argument in arguments])
         except SystemExit as end:
             code = int(end.code or 0)
-        return Ran(code, *capsys.readouterr())
+        written = capsys.readouterr()
+        return Ran(code, written.out, written.err)
 
     return call
 
@@ -308,6 +313,16 @@ def test_progress_escapes_control_characters_of_models_and_cells(run: Run, serve
         assert escaped in ran.stderr
 
 
+def read_terminal(terminal: io.FileIO, into: bytearray) -> None:
+    """Read until nobody has the other end open any more."""
+    try:
+        while piece := terminal.read(65536):
+            into += piece
+    except OSError as error:
+        # how Linux says it
+        assert error.errno == errno.EIO
+
+
 TERMINAL = [
     ("FINAL('\\x1b[31mred\\x9b0m\\ttab\\nline ü')", [], "\\x1b[31mred\\x9b0m\ttab\r\nline ü\r\n"),
     ("FINAL(['\\x9b0m', '\\x7f'])", [], '[\r\n  "\\u009b0m",\r\n  "\\u007f"\r\n]\r\n'),
@@ -319,19 +334,15 @@ TERMINAL = [
 @pytest.mark.parametrize(("code", "more", "shown"), TERMINAL, ids=["text", "JSON", "repr", "--json"])
 def test_on_a_terminal_an_answer_cannot_drive_it(serve: Serve, code: str, more: list[str], shown: str | None) -> None:
     ours, theirs = os.openpty()
-    try:
-        server = serve(repl(f"answer = 1\n{code}"))
-        # far less than a terminal holds, so that it can be read afterwards
-        process = start(*ask(server, *more), stdout=theirs)
+    with open(ours, "rb", buffering=0) as terminal:
+        with open(theirs, "wb"):
+            process = start(*ask(serve(repl(f"answer = 1\n{code}")), *more), stdout=theirs)
+        read = threading.Thread(target=read_terminal, args=(terminal, written := bytearray()), daemon=True)
+        read.start()
         _, stderr = process.communicate(timeout=60)
-        assert process.returncode == 0, stderr
-        read = bytearray()
-        while not read.endswith(b"\r\n") or (more and not read.endswith(b"\n}\r\n")):
-            read += os.read(ours, 65536)
-    finally:
-        os.close(ours)
-        os.close(theirs)
-    text = read.decode()
+        read.join(timeout=60)
+    assert process.returncode == 0, stderr
+    text = written.decode()
     assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", text)
     if shown is None:
         assert json.loads(text)["response"] == "\x9b0m"
@@ -383,7 +394,7 @@ def test_ctrl_c_prints_what_there_is_and_leaves_no_process(serve: Serve, tmp_pat
     server = serve(repl("print('so far')"), repl("print('and here')\nllm_query('wait')"), sub=hang)
     process = start(*ask(server, "--json"), folder=tmp_path)
     try:
-        assert asked.wait(timeout=60), process.kill()
+        assert asked.wait(timeout=60)
         assert sandboxes_in(tmp_path) != []
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=60)
@@ -410,7 +421,7 @@ def test_ctrl_c_before_an_answer_leaves_stdout_empty(serve: Serve) -> None:
 
     process = start(*ask(serve(repl("llm_query('wait')"), sub=hang)))
     try:
-        assert asked.wait(timeout=60), process.kill()
+        assert asked.wait(timeout=60)
         process.send_signal(signal.SIGINT)
         stdout, stderr = process.communicate(timeout=60)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -440,6 +441,21 @@ async def test_a_cell_that_computes_is_stopped_too() -> None:
     assert done.stopped_by == "cancelled"
 
 
+@pytest.mark.both_backends
+async def test_a_caller_who_cancels_leaves_no_process(children: Callable[[], set[int]]) -> None:
+    before = children()
+    asked = anyio.Event()
+    root = script(repl("rlm_query('And here?')"), repl("llm_query('wait')"))
+    rlm = RLM(root, sub_model=ScriptedClient(rules={"wait": hang_when_asked(asked)}, model="sub"))
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(rlm.acompletion, "How many?")
+            await asked.wait()
+            assert len(children() - before) >= 2
+            tasks.cancel_scope.cancel()
+    assert children() - before == set()
+
+
 # --- failures ------------------------------------------------------------------------------------------------------
 
 
@@ -453,6 +469,14 @@ async def test_a_failure_of_the_root_model_carries_what_there_was() -> None:
     assert (partial.response, partial.usage.calls) == (None, 2)
 
 
+SPEAKS_NONSENSE = """
+greet()
+while (asked := receive()) is not None:
+    if asked["method"] == "execute":
+        write(b"nonsense\\r\\n\\r\\n")
+    elif "id" in asked:
+        send({"id": asked["id"], "result": {}})
+"""
 SWALLOWS_INTERRUPTS = "while True:\n    try:\n        while True: pass\n    except BaseException: pass"
 RECURSES = "import sys\nsys.setrecursionlimit(10**9)\ndef f(): return f()\nf()"
 
@@ -476,6 +500,35 @@ async def test_a_run_survives_its_sandbox_and_names_what_was_lost(deadly: str) -
     assert told(root, 3) == "REPL output:\n3 False"
     assert [event.lost[0] for event in heard if isinstance(event, SandboxReplaced)] == ["mine"]
     assert done.trajectory[1].cells[1].executed is None
+
+
+async def test_a_sandbox_that_breaks_the_protocol_is_replaced_and_the_run_goes_on(
+    fake_deno: Callable[[str], Path],
+) -> None:
+    deno = fake_deno(SPEAKS_NONSENSE)
+    root = script(repl("1"), "as far as it went")
+    rlm = RLM(root, sandbox=SandboxOptions(deno=deno, use_image=False), limits=Limits(errors=1))
+    done = await ask(rlm, context="abc")
+    assert (done.stopped_by, done.response) == ("errors", "as far as it went")
+    assert "all variables of yours were lost" in told(root)
+
+
+async def test_a_sandbox_that_cannot_be_replaced_ends_the_run_with_what_there_was(
+    fake_deno: Callable[[str], Path],
+) -> None:
+    deno = fake_deno(SPEAKS_NONSENSE)
+
+    def remove(event: Event) -> None:
+        if isinstance(event, SandboxReplaced):
+            deno.unlink()
+
+    root = script(repl("1"), repl("2"))
+    rlm = RLM(root, sandbox=SandboxOptions(deno=deno, use_image=False), listeners=[remove])
+    with pytest.raises(SandboxStartError, match="not a program") as caught:
+        await ask(rlm)
+    partial = caught.value.partial
+    assert isinstance(partial, Completion)
+    assert (partial.usage.calls, len(partial.trajectory)) == (2, 2)
 
 
 async def test_a_missing_deno_is_told_before_a_model_is_paid() -> None:

@@ -155,6 +155,8 @@ def main() -> None:
         version = set_landlock(*(paths.split("\t") for paths in (read, execute, write)))
         layers += [f"landlock {version}"] if version else []
         layers += ["seccomp"] if set_seccomp(os.uname().machine) else []
+    # Python sets it for itself where the locale is C; the child gets what the host chose
+    os.environ.pop("LC_CTYPE", None)
     os.write(2, f"confined: {', '.join(layers)}\n".encode())
     os.execv(command[0], command)
 

@@ -373,6 +373,10 @@ async def _image(path: Path, options: SandboxOptions) -> bytes | None:
     with images.making(path) as mine:
         if not mine:
             return None
-        image = await make_image(options)
+        try:
+            image = await make_image(options)
+        except DidNotBoot:
+            # perhaps it starts in another way; if not, that start says why
+            return None
         await anyio.to_thread.run_sync(images.save, path, image)
         return image

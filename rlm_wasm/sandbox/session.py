@@ -230,10 +230,11 @@ class Session:
         if method == "printed":
             printed = decode_strictly(params, _Printed)
             # what the jail posts as printed is hearsay: no more is kept than a cell may print
-            if sum(map(len, self.head)) < self._options.output_chars:
-                self.head.append(printed.text)
+            room = self._options.output_chars - sum(map(len, self.head))
+            if room > 0:
+                self.head.append(printed.text[:room])
                 if self._on_print is not None:
-                    self._on_print(printed.stream, printed.text)
+                    self._on_print(printed.stream, printed.text[:room])
         elif method == "final":
             if not self.finals:
                 self.finals.append(decode_strictly(params, Value).value)
