@@ -51,15 +51,14 @@ export class Child implements Pipe {
   #output: ReadableStreamDefaultReader<Uint8Array<ArrayBuffer>>;
   #unread = new Uint8Array();
   #errors = new Uint8Array();
-  /** Resolves when the process has ended and its stderr is read. */
-  readonly ended: Promise<Deno.CommandStatus>;
+  #drained: Promise<void>;
 
   private constructor(process: Deno.ChildProcess, folder: string) {
     this.#folder = folder;
     this.#process = process;
     this.#input = process.stdin.getWriter();
     this.#output = process.stdout.getReader();
-    this.ended = this.#drainErrors().then(() => process.status);
+    this.#drained = this.#drainErrors();
   }
 
   /** Start a child. `deno` is the program, `memoryMb` the memory of its sandbox beyond boot. Rejects with what stopped it. */
@@ -84,9 +83,9 @@ export class Child implements Pipe {
     }
   }
 
-  /** The number of the process. */
-  get pid(): number {
-    return this.#process.pid;
+  /** Resolves when the process has ended. */
+  get ended(): Promise<Deno.CommandStatus> {
+    return this.#process.status;
   }
 
   /** The last that it wrote to stderr, with control characters escaped. */
@@ -126,7 +125,7 @@ export class Child implements Pipe {
   async close(): Promise<void> {
     this.kill();
     await this.ended;
-    await Promise.allSettled([this.#input.abort(), this.#output.cancel()]);
+    await Promise.allSettled([this.#input.abort(), this.#output.cancel(), this.#drained]);
     // what cannot be removed now is in the system's folder for temporary files
     await Deno.remove(this.#folder, { recursive: true }).catch(() => {});
   }

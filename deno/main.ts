@@ -125,6 +125,7 @@ const host = {
   },
   printed: (stream: string, text: string) => peer.notify("printed", { stream, text }),
   final: (value: string) => peer.notify("final", { value }),
+  died: () => Deno.exit(3),
 };
 
 const methods: Record<string, (params: Fields) => unknown> = {

@@ -194,8 +194,12 @@ def run_cell(code, number):
 
 def finished(output, error, value):
     sys.stdout, sys.stderr = stdout, stderr
-    for task in asyncio.all_tasks(asyncio.get_event_loop()):
+    tasks = asyncio.all_tasks(asyncio.get_event_loop())
+    for task in tasks:
         task.cancel()
+    if tasks:
+        # their last steps; nothing of a cell runs after its end
+        wait(Bridge.sleep(0))
     pieces, truncated = output.pieces()
     try:
         encoded = rlm_values.encode(value, 100_000)

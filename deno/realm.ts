@@ -13,7 +13,7 @@ const OUTSIDE = (
   "Deno process Buffer global require setImmediate clearImmediate Worker SharedWorker WebSocket WebSocketStream " +
   "WebSocketError EventSource XMLHttpRequest caches Cache CacheStorage localStorage sessionStorage indexedDB Storage " +
   "BroadcastChannel importScripts WebTransport Notification prompt alert confirm navigator Navigator " +
-  "WorkerNavigator GPU reportError createImageBitmap ImageBitmap fetch Request"
+  "WorkerNavigator GPU reportError createImageBitmap ImageBitmap fetch Request MessageChannel setInterval"
 ).split(" ");
 
 /** What remains after the boot. Everything else that the realm was born with is deleted. */
@@ -23,8 +23,8 @@ const KEPT = new Set(
     "Math ArrayBuffer Atomics Uint8Array Int8Array Uint16Array Int16Array Uint32Array Int32Array Float16Array " +
     "Float32Array Float64Array Uint8ClampedArray BigUint64Array BigInt64Array DataView Map BigInt Set Iterator " +
     "WeakMap WeakSet WeakRef Proxy Reflect FinalizationRegistry WebAssembly SharedArrayBuffer setTimeout clearTimeout " +
-    "setInterval clearInterval queueMicrotask performance crypto TextEncoder TextDecoder console self " +
-    "MessageChannel MessagePort MessageEvent Event EventTarget AbortController AbortSignal ErrorEvent " +
+    "queueMicrotask performance crypto TextEncoder TextDecoder console self " +
+    "MessagePort MessageEvent Event EventTarget AbortController AbortSignal ErrorEvent " +
     "PromiseRejectionEvent DOMException isFinite isNaN decodeURI decodeURIComponent encodeURI encodeURIComponent " +
     "escape unescape SuppressedError DisposableStack AsyncDisposableStack URL WorkerGlobalScope onmessage onerror " +
     "DedicatedWorkerGlobalScope").split(" "),
@@ -35,7 +35,7 @@ const FROZEN = (
   "Function Array String Number Boolean Symbol Promise RegExp Map Set WeakMap WeakSet BigInt Date ArrayBuffer " +
   "SharedArrayBuffer DataView Uint8Array Int8Array Uint16Array Int16Array Uint32Array Int32Array Float32Array " +
   "Float64Array Uint8ClampedArray BigInt64Array BigUint64Array Proxy FinalizationRegistry WeakRef TextEncoder " +
-  "TextDecoder MessagePort MessageChannel EventTarget Event"
+  "TextDecoder MessagePort EventTarget Event"
 ).split(" ");
 
 function remove(name: string): void {

@@ -22,6 +22,8 @@ import type { Form } from "./loading.ts";
 export const GRACE = 2000;
 /** When an interrupt is sent a second time, in milliseconds: the first may come where Python swallows it. */
 const REPEAT = 500;
+/** How often an idle jail is asked whether it is idle, in milliseconds; it has as long to answer. */
+const IDLE_CHECK = 1000;
 /** How often the deadline is looked at and a waiting jail is asked whether it computes, in milliseconds. */
 const TICK = 50;
 /** How long a load or a get may take, in seconds: a variable's own methods, or what a cell left behind, can hold it up. */
@@ -81,6 +83,8 @@ export interface Host {
   printed(stream: string, text: string): void;
   /** The value that the cell gave to FINAL, as a JSON text. */
   final(value: string): void;
+  /** The jail died while nothing was asked of it: nobody is there to be told by a rejection. */
+  died(): void;
 }
 
 /** Why a sandbox is of no more use. */
@@ -153,6 +157,8 @@ export class Sandbox {
   #clock: ComputingClock | null = null;
   #interruptedAt: number | null = null;
   #dead: SandboxDead | null = null;
+  #idleCheck: ReturnType<typeof setTimeout> | undefined;
+  #idleAnswered = 0;
   #booted = Promise.withResolvers<unknown>();
 
   private constructor(host: Host) {
@@ -186,7 +192,12 @@ export class Sandbox {
 
   /** Boot a jail that sees no data, and give its memory image. */
   static async makeImage(): Promise<Uint8Array<ArrayBuffer>> {
-    const nobody: Host = { call: () => Promise.resolve("{}"), printed: () => {}, final: () => {} };
+    const nobody: Host = {
+      call: () => Promise.resolve("{}"),
+      printed: () => {},
+      final: () => {},
+      died: () => {},
+    };
     const sandbox = new Sandbox(nobody);
     sandbox.#start(true, { functions: [], output_chars: 0, output_words: null }, null);
     return await sandbox.#booted.promise as Uint8Array<ArrayBuffer>;
@@ -300,7 +311,24 @@ export class Sandbox {
       this.#interruptedAt = null;
       this.#interrupts[0] = 0;
       this.#calls.clear();
+      this.#checkIdle(0);
     }
+  }
+
+  /** Between two jobs the jail must be idle: one that does not answer is burning a core, and is ended. */
+  #checkIdle(asked: number): void {
+    clearTimeout(this.#idleCheck);
+    if (this.#dead) return;
+    this.#idleCheck = setTimeout(() => {
+      if (this.#clock) return;
+      if (this.#idleAnswered < asked) {
+        this.#die(new SandboxDead("the jail goes on computing after its cell has ended"));
+      } else {
+        const id = this.#idleAnswered + 1;
+        this.#worker.postMessage({ type: "ping", id } satisfies ToJail);
+        this.#checkIdle(id);
+      }
+    }, IDLE_CHECK);
   }
 
   /** Raise KeyboardInterrupt in the cell that runs, be it computing or waiting; it has `GRACE` to end. */
@@ -321,8 +349,11 @@ export class Sandbox {
   }
 
   #die(reason: SandboxDead): void {
+    const idle = this.#dead === null && this.#jobs.size === 0;
     this.#dead ??= reason;
+    clearTimeout(this.#idleCheck);
     this.#worker.terminate();
+    if (idle) this.#host.died();
     this.#booted.reject(reason);
     for (const job of this.#jobs.values()) job.reject(reason);
     this.#jobs.clear();
@@ -336,8 +367,10 @@ export class Sandbox {
       if (this.#clock) this.#pass(String(message.stream), String(message.text).toWellFormed());
     } else if (message.type === "final") {
       if (this.#clock) this.#host.final(String(message.value).toWellFormed());
-    } else if (message.type === "pong") this.#clock?.pong(Number(message.id));
-    else if (message.type === "image") this.#booted.resolve(message.image);
+    } else if (message.type === "pong") {
+      if (this.#clock) this.#clock.pong(Number(message.id));
+      else this.#idleAnswered = Number(message.id);
+    } else if (message.type === "image") this.#booted.resolve(message.image);
     else if (message.type === "dead") this.#die(new SandboxDead(`the interpreter died: ${message.message}`));
     else if (message.type === "ready") {
       if (message.holes.length === 0) this.#booted.resolve(null);

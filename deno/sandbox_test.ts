@@ -249,9 +249,9 @@ test("a cell that the host interrupts and that swallows it is ended too", async 
     started.resolve();
     return "null";
   };
-  const running = jail.execute(
-    "started()\nwhile True:\n    try:\n        while True: pass\n    except BaseException: pass",
-  );
+  const code =
+    "while True:\n    try:\n        started()\n        while True: pass\n    except BaseException: pass";
+  const running = jail.execute(code);
   const ended = refused(running, ErrorCode.unresponsive, /did not end within 2 s of its interrupt$/);
   await started.promise;
   jail.interrupt();

@@ -105,7 +105,7 @@ export class Session {
       if (reply.protocol === PROTOCOL) return reply;
       throw new RpcError(ErrorCode.wrongProtocol, `it speaks protocol ${reply.protocol}, not ${PROTOCOL}`);
     } catch (cause) {
-      await this.kill("it did not start");
+      await this.kill("");
       const { message } = cause instanceof RpcError ? cause : await this.why();
       throw new SandboxStartError(`the sandbox did not start: ${message}`, { cause });
     } finally {
@@ -200,7 +200,7 @@ export class Session {
   }
 
   #notified(method: string, params: unknown): void {
-    const { stream, text, value } = fields(params, "params");
+    const { stream, text, value } = (params ?? {}) as Record<string, unknown>;
     if (method === "printed" && typeof stream === "string" && typeof text === "string") {
       // what the jail posts as printed is hearsay: no more is kept than a cell may print
       if (this.head.length < this.#outputChars) this.head += text;

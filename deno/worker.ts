@@ -36,6 +36,8 @@ interface Py {
   FS: { writeFile(path: string, text: string): void; mkdirTree(path: string): void };
 }
 interface Waiting {
+  /** The job in which the wait began; null for a wait that may outlast it. */
+  job: number | null;
   resolve(answer: string | undefined): void;
 }
 
@@ -48,6 +50,12 @@ const jail = self as unknown as {
 const send = jail.postMessage.bind(jail);
 const now = performance.now.bind(performance);
 const later = setTimeout;
+const soon = new MessageChannel();
+/** What `setTimeout(..., 0)` has put off, in order. */
+const soonest: (() => void)[] = [];
+/** Counts the jobs (cells and loads); nothing of an earlier one may run on, nor anything between two. */
+let job = 0;
+let running = true;
 const waiting = new Map<number, Waiting>();
 let lastId = 0;
 let interrupts: Uint8Array;
@@ -56,20 +64,38 @@ let loadings: typeof Loadings;
 let memory: Loadings.Module;
 let loading: Loadings.Loading | null = null;
 
+function isNow(began: number | null): boolean {
+  return running && (began === null || began === job);
+}
+
 /** A promise that the broker's reply, or an interrupt, resolves. */
-function waitFor(start: (id: number) => void): Promise<string | undefined> {
+function waitFor(began: number | null, start: (id: number) => void): Promise<string | undefined> {
   const id = ++lastId;
   return new Promise((resolve) => {
-    waiting.set(id, { resolve });
+    waiting.set(id, { job: began, resolve });
     start(id);
   });
 }
 
+/** End a wait. One that was left over by a cell which has ended never ends, and its stack never goes on. */
 function settle(id: number, answer: string | undefined): void {
   const waiter = waiting.get(id);
   waiting.delete(id);
-  waiter?.resolve(answer);
+  if (waiter && isNow(waiter.job)) waiter.resolve(answer);
 }
+
+/** Stands for `setTimeout` in the realm: what was put off in one cell does not happen after its end. */
+function setTimeoutInJob(callback: (...args: unknown[]) => void, delay = 0, ...args: unknown[]): number {
+  const began = job;
+  const act = () => {
+    if (isNow(began)) callback(...args);
+  };
+  if (delay > 0) return later(act, delay) as unknown as number;
+  soonest.push(act);
+  soon.port2.postMessage(0);
+  return 0;
+}
+soon.port1.onmessage = () => soonest.shift()?.();
 
 /** An interrupt that found nobody computing ends the waits instead: they raise KeyboardInterrupt. */
 function interruptWaits(): void {
@@ -82,9 +108,9 @@ function interruptWaits(): void {
 const parked = new Map<number, number>();
 
 const bridge = {
-  call: (request: string) => waitFor((id) => send({ type: "call", id, request })),
+  call: (request: string) => waitFor(job, (id) => send({ type: "call", id, request })),
   emit: (stream: string, text: string) => send({ type: "printed", stream, text }),
-  sleep: (milliseconds: number) => waitFor((id) => void later(() => settle(id, ""), milliseconds)),
+  sleep: (milliseconds: number) => waitFor(job, (id) => void later(() => settle(id, ""), milliseconds)),
   finish: (value: string) => send({ type: "final", value }),
   spawn: (job: PyFunction) => {
     const kept = job.copy();
@@ -92,9 +118,10 @@ const bridge = {
     kept.callPromising().then(() => kept.destroy(), dead);
   },
   park: (key: number, milliseconds: number) =>
-    waitFor((id) => {
+    // idle threads of a pool wait for work from one cell to the next
+    waitFor(null, (id) => {
       parked.set(key, id);
-      if (milliseconds >= 0) later(() => settle(id, "late"), milliseconds);
+      if (milliseconds >= 0) setTimeoutInJob(() => settle(id, "late"), milliseconds);
     }),
   wake: (key: number) => {
     const id = parked.get(key);
@@ -152,6 +179,7 @@ function installPrelude(py: Py, boot: Boot): void {
 
 async function bootSandbox(boot: Boot, realm: typeof Realm): Promise<void> {
   const started = now();
+  (globalThis as unknown as Settings).setTimeout = setTimeoutInJob;
   const py = await loadPyodide(boot, boot.image ? { _loadSnapshot: boot.image } : {});
   if (!boot.image) installPrelude(py, boot);
   loadings = await import(boot.urls.loading);
@@ -163,6 +191,7 @@ async function bootSandbox(boot: Boot, realm: typeof Realm): Promise<void> {
   const version = py.version;
   realm.removeRest();
   realm.freezeIntrinsics();
+  running = false;
   send({ type: "ready", holes: realm.findHoles(), pyodide: version, milliseconds: now() - started });
 }
 
@@ -180,13 +209,17 @@ async function runCell(code: string, number: number): Promise<unknown> {
   }
 }
 
-async function run(id: number, job: () => unknown): Promise<void> {
+async function run(id: number, act: () => unknown): Promise<void> {
+  job++;
+  running = true;
   try {
-    send({ type: "done", id, result: String(await job()) });
+    send({ type: "done", id, result: String(await act()) });
   } catch (error) {
     // Python code never raises out of the prelude: what arrives here is the interpreter's end
     dead(error);
   }
+  running = false;
+  soonest.length = 0;
 }
 
 async function finishLoading(name: string, kind: string): Promise<boolean> {

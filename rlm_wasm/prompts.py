@@ -35,6 +35,13 @@ In the REPL:
 The REPL is CPython 3.14 with the standard library: no network, no files of anybody's, no packages. A cell may compute \
 for {timeout:g} seconds; waiting for model calls does not count.
 
+A first reply might be:
+
+```repl
+print(type(context), len(context))
+print(context[:500])
+```
+
 How to work: look first, then decide. What code can do exactly (search, count, split, sort, compare) do by code. What \
 needs reading (meaning, judgement, summary) give to a sub model, in pieces of a size that it can read: it sees only \
 the prompt you write, so put the question and the text in it. Keep results in variables and build the answer from \

@@ -9,8 +9,9 @@ from typing import Any
 import anyio
 import pytest
 
-from rlm_wasm import RLM, ClientError, Completion, LimitExceeded, Limits, ScriptedClient
+from rlm_wasm import RLM, ClientError, Completion, Event, LimitExceeded, Limits, ScriptedClient
 from rlm_wasm.bridge import describe_functions
+from rlm_wasm.events import CallStarted
 
 pytestmark = pytest.mark.anyio
 
@@ -52,15 +53,15 @@ class Crowd:
     def __init__(self, size: int) -> None:
         self.size = size
         self.now = self.most = 0
-        self._all = anyio.Event()
+        self.all_here = anyio.Event()
 
     async def __call__(self, prompt: str) -> str:
         self.now += 1
         self.most = max(self.most, self.now)
         if self.now == self.size:
-            self._all.set()
+            self.all_here.set()
         with anyio.fail_after(30):
-            await self._all.wait()
+            await self.all_here.wait()
         # whoever could come in by now has done so
         for _ in range(20):
             await anyio.lowlevel.checkpoint()
@@ -422,14 +423,25 @@ async def test_calls_that_a_cell_does_not_wait_for_are_given_up_and_counted() ->
     assert done.usage.by_model["sub"].calls == 2
 
 
-async def test_max_concurrency_holds_over_children_and_threads_together() -> None:
-    crowd = Crowd(2)
-    root = family(
-        How_many="FINAL(rlm_query_batched(['And here?'] * 4))",
-        And_here="FINAL(llm_query_batched(['a', 'b']))",
-    )
-    done = await ask(root, sub_model({"": crowd}), max_concurrency=2)
-    assert done.response == [["<a>", "<b>"]] * 4
+async def test_max_concurrency_holds_over_all_children_together() -> None:
+    crowd, children = Crowd(4), Crowd(2)
+    started: list[CallStarted] = []
+
+    async def child(_: Any) -> str:
+        # a root model's call takes a place too: both have had theirs before either child asks for more
+        await children("")
+        return repl("FINAL(llm_query_batched(['a', 'b']))")
+
+    def listen(event: Event) -> None:
+        # two children ask two each: all four have begun, of which two wait for a place
+        if isinstance(event, CallStarted) and event.function == "llm_query":
+            started.append(event)
+            if len(started) == 4:
+                crowd.all_here.set()
+
+    root = script(repl("FINAL(rlm_query_batched(['And here?'] * 2))"), child, child)
+    done = await ask(root, sub_model({"": crowd}), max_concurrency=2, listeners=[listen])
+    assert done.response == [["<a>", "<b>"]] * 2
     assert crowd.most == 2
 
 

@@ -205,6 +205,9 @@ class Sandbox:
             raise RuntimeError("this Sandbox is not open: use 'async with Sandbox() as sandbox'")
         if self._session is not None and not self._session.ended:
             return self._session
+        if self._session is not None:
+            # it may have died while nothing was asked of it
+            self._bury(self._session)
         session = await self._fresh_session(self._tasks)
         try:
             for name, variable in self._loaded.items():

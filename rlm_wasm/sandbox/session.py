@@ -362,5 +362,5 @@ async def _start_error(session: Session, error: Exception) -> SandboxStartError:
         return known
     if isinstance(error, TimeoutError):
         return SandboxStartError(f"the sandbox did not start within {_START_WITHIN:g} s")
-    said = error.message if isinstance(error, RemoteError) else str(await session.why())
+    said = str(error) if isinstance(error, (RemoteError, ProtocolError)) else str(await session.why())
     return DidNotBoot(f"the sandbox did not start: {said}")

@@ -1,4 +1,4 @@
-"""Children that die, that never lived, and that are not what they say: each ends in a clear error, and nothing hangs."""
+"""Children that die, that never lived, that are not what they say: each ends in a clear error, and nothing hangs."""
 
 from __future__ import annotations
 
@@ -79,9 +79,8 @@ async def test_a_child_killed_between_two_cells_is_replaced_and_what_is_lost_is_
         os.kill(session._child.pid, signal.SIGKILL)
         try:
             after = await run(sandbox, "context")
-        except SandboxCrashed as error:
+        except SandboxCrashed:
             # its end had not been noticed yet
-            assert error.lost == ("mine",)
             after = await run(sandbox, "context")
         assert (after.value, after.lost) == ("here", ("mine",))
 
@@ -91,7 +90,7 @@ async def test_what_two_deaths_in_a_row_took_is_all_said() -> None:
         await run(sandbox, "first = 1")
         for _ in range(2):
             with pytest.raises(SandboxCrashed):
-                await run(sandbox, "import sys\nsys.setrecursionlimit(10**7)\ndef deep(): deep()\ndeep()")
+                await run(sandbox, DEADLY["the repr of what is nested too deeply"])
         assert (await run(sandbox, "1")).lost == ("first",)
 
 
