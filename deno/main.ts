@@ -107,6 +107,15 @@ async function alive<Result>(job: Promise<Result>): Promise<Result> {
   }
 }
 
+/** What the prelude reports, which a cell may have replaced: if it is no JSON object, the jail is of no more use. */
+function report(text: string): Fields {
+  try {
+    return fields(JSON.parse(text), "a report");
+  } catch {
+    return endWith(ErrorCode.died, new Error("the interpreter died: its report cannot be read"));
+  }
+}
+
 const host = {
   async call(request: string): Promise<string> {
     try {
@@ -179,10 +188,10 @@ const methods: Record<string, (params: Fields) => unknown> = {
   },
   async execute(params) {
     const outcome = await alive(required().execute(text(params, "code"), number(params, "timeout", 60)));
-    return { ...JSON.parse(outcome.result), timed_out: outcome.timedOut, seconds: outcome.seconds };
+    return { ...report(outcome.result), timed_out: outcome.timedOut, seconds: outcome.seconds };
   },
   async get(params) {
-    const reply = JSON.parse(await alive(required().get(text(params, "name"))));
+    const reply = report(await alive(required().get(text(params, "name"))));
     if ("error" in reply) throw new RpcError(ErrorCode.invalidParams, String(reply.error));
     return reply;
   },

@@ -14,7 +14,9 @@
  * `--allow-write` (of the folder for temporary files, where each child has an empty one that is removed with it), on
  * Windows `--allow-env=SystemRoot` too, and nothing else. This file must lie on a disk with the rest of its folder and
  * with `pyodide/`, which `fetch_pyodide.py` fills: the child loads nothing from a network, nor out of a program made by
- * `deno compile`.
+ * `deno compile`. A caller that is killed leaves its child's folder behind, with nothing of value in it; the child ends
+ * with its stdin. The layer of the kernel (rlimits, Landlock, seccomp) that the Python package puts around a child is not
+ * here.
  *
  * @module
  */
@@ -43,7 +45,10 @@ export interface SandboxOptions {
    * read, as often at once as it likes: an argument is data. A cell that calls one waits for it.
    */
   functions?: Record<string, HostFunction>;
-  /** Megabytes beyond what boot needs; 1024 holds a 100 MB text and what is made of it. */
+  /**
+   * Megabytes beyond what boot needs; 1024 holds a 100 MB text and what is made of it. Caps the interpreter's memory, not
+   * what hostile code holds outside of it (files in its `/tmp`, JavaScript's buffers): a limit on the process does that.
+   */
   memoryMb?: number;
   /** Characters of output kept for a cell; 10,000, which is about 2,500 tokens. */
   outputChars?: number;
@@ -186,6 +191,8 @@ export class Sandbox implements AsyncDisposable {
   async #living(): Promise<Session> {
     if (this.#closed) throw new SandboxError("this sandbox is closed");
     if (this.#session && !this.#session.dead) return this.#session;
+    this.#lost.push(...this.#unloaded());
+    this.#names = [...this.#loaded.keys()];
     const session = this.#session = await Session.start(this.#options);
     if (this.#closed) throw new SandboxError("this sandbox is closed");
     for (const [name, variable] of this.#loaded) await this.#load(session, name, variable);
@@ -196,7 +203,7 @@ export class Sandbox implements AsyncDisposable {
     await this.#ask(session, "load", { name, kind }, LOAD_OR_GET_WITHIN, content);
   }
 
-  /** Ask the child; if it is lost, remember what went with it and throw what that is to be called. */
+  /** Ask the child; if it is lost, throw what that is to be called. */
   async #ask(
     session: Session,
     method: string,
@@ -223,10 +230,13 @@ export class Sandbox implements AsyncDisposable {
     }
   }
 
+  /** The variables that cells have made: what a fresh child has not. */
+  #unloaded(): string[] {
+    return this.#names.filter((name) => !this.#loaded.has(name));
+  }
+
   #mourned<Death extends Loss>(session: Session, death: Death): Death {
-    this.#lost = this.#names.filter((name) => !this.#loaded.has(name));
-    this.#names = [...this.#loaded.keys()];
-    death.lost = this.#lost;
+    death.lost = this.#unloaded();
     death.output = session.head;
     return death;
   }

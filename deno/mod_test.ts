@@ -195,6 +195,22 @@ test("an interpreter that dies is a SandboxCrashed, and what waited behind it ru
   assert.equal(said(await behind), "loaded\n");
 });
 
+test("a child that ends between two calls is replaced, and what is lost is named", async () => {
+  await using sandbox = await open({ functions: { note: () => null } });
+  await sandbox.load({ context: "loaded" });
+  said(await sandbox.execute("made = 1"));
+  if (Deno.build.os !== "linux") return;
+  const [pid] = children();
+  Deno.kill(Number(pid), "SIGKILL");
+  const run = await sandbox.execute("print(context)").catch((error) => {
+    // its end may not have been noticed yet
+    assert.ok(error instanceof SandboxCrashed);
+    return sandbox.execute("print(context)");
+  });
+  assert.equal(said(run), "loaded\n");
+  assert.deepEqual(run.lost, ["made"]);
+});
+
 test("a variable that does not exist or cannot be sent is an error that says so", async () => {
   await using sandbox = await open();
   await sandbox.execute("unsendable = object()");

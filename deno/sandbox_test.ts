@@ -221,6 +221,16 @@ while True: pass
   assert.equal((await jail.end())[0], 3);
 });
 
+test("a cell that replaces what reports about cells ends the sandbox and nothing else", async () => {
+  for (const report of ["'garbage'", "'5'", "None"]) {
+    await using jail = await Jail.booted();
+    const code = `import rlm_prelude\nrlm_prelude.run_cell = lambda *_: ${report}`;
+    await jail.output(code);
+    await refused(jail.execute("1"), ErrorCode.died, /report cannot be read/);
+    assert.equal((await jail.end())[0], 3);
+  }
+});
+
 test("an interrupt is not lost at whatever moment of its cell's start it comes", async () => {
   await using jail = await Jail.booted();
   for (let round = 0; round < 100; round++) {

@@ -63,11 +63,14 @@ def prisoner_module() -> Callable[[str], ModuleType]:
 
 
 @pytest.fixture
-def fake_deno(tmp_path: Path) -> Callable[[str], Path]:
+def fake_deno(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Writes a program that stands in for Deno: `--version` is answered, else `body` (Python) runs.
 
     In `body` there are `send(message)`, `receive()` (a message, None at the end) and the raw `stdin` and `stdout`.
     """
+
+    # the kernel's layer would let nothing but the real Deno be read and executed
+    monkeypatch.setattr(process, "find_launcher", lambda *arguments: None)
 
     def write(body: str, version: str = "deno 2.9.8") -> Path:
         program = tmp_path / "deno"

@@ -13,10 +13,10 @@ import pytest
 import rlm_wasm
 
 ROOT = Path(rlm_wasm.__file__).parent
-# Imports go left only. `prompts` makes the messages that `clients` defines; `doctor` and `demo` are commands of `cli`.
+# Imports go left only. `doctor` and `demo` are commands of `cli`.
 LADDER = (
-    *("errors", "limits", "events", "parsing", "dialects", "contexts", "clients", "prompts", "sandbox", "retrievers"),
-    *("trajectory", "bridge", "rlm", "router", "trace", "doctor", "demo", "cli"),
+    *("errors", "limits", "events", "parsing", "dialects", "contexts", "prompts", "clients", "sandbox", "retrievers"),
+    *("trajectory", "bridge", "run", "rlm", "router", "trace", "doctor", "demo", "cli"),
 )
 ALLOWED_OUTSIDE = {"anyio", "msgspec"}
 MODULES = sorted(ROOT.rglob("*.py"))

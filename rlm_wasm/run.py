@@ -1,0 +1,418 @@
+"""One question being answered: ask the root model, run its code, show it what happened, until FINAL.
+
+`RLM` (`rlm.py`) holds what is the same for every question. How text is got from a model, how code is run and what is
+charged are elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import anyio
+import msgspec
+
+from rlm_wasm import contexts, prompts
+from rlm_wasm.bridge import Bridge, Models, describe_functions
+from rlm_wasm.clients.protocol import Message, Reply
+from rlm_wasm.errors import (
+    ClientError,
+    LimitExceeded,
+    ProtocolError,
+    RLMError,
+    SandboxCrashed,
+    SandboxError,
+    SandboxTimeout,
+)
+from rlm_wasm.events import (
+    CellFinished,
+    CellStarted,
+    Emitter,
+    Listener,
+    Printed,
+    RootReplied,
+    RunStarted,
+    RunStopped,
+    SandboxReplaced,
+)
+from rlm_wasm.limits import Budget, Limits
+from rlm_wasm.parsing import Parsed, final_is_literal, parse
+from rlm_wasm.sandbox import Sandbox, SandboxPool
+from rlm_wasm.trajectory import CellRun, Completion, Iteration, StoppedBy
+
+# a cell's calls are given up when it ends, and a child's cell may take the 2.5 s that an interrupted one is given
+_CALLS_END_WITHIN = 5.0
+
+
+class Shared(msgspec.Struct, frozen=True):
+    """What a run and all its children have in common."""
+
+    models: Models
+    limits: Limits
+    own_functions: Mapping[str, Callable[..., Any]]
+    listeners: Sequence[Listener]
+    max_concurrency: int
+    budget: Budget
+    pool: SandboxPool
+    model_calls: anyio.Semaphore
+    stop: anyio.Event | None
+
+
+class Stopped(Exception):
+    """The run is over for a reason other than FINAL."""
+
+    def __init__(self, by: StoppedBy, limit: LimitExceeded | None = None) -> None:
+        super().__init__(by)
+        self.by: StoppedBy = by
+        self.limit = limit
+
+
+class Finished(Exception):
+    """FINAL was called with a value that is accepted."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__()
+        self.value = value
+
+
+class Run:
+    """One question being answered: the messages so far, the record of it, and what would end it."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        question: str,
+        context: contexts.Context,
+        output: Any,
+        *,
+        depth: int,
+        parent: str | None,
+    ) -> None:
+        self._shared = shared
+        self._question = question
+        self._context = context
+        self._output = output
+        self._depth = depth
+        self._id = uuid.uuid4().hex[:12]
+        self._limits = shared.limits
+        self._emitter = Emitter(shared.listeners, run=self._id, parent=parent, depth=depth)
+        self._bridge = Bridge(
+            shared.models,
+            shared.budget,
+            self._emitter,
+            max_concurrency=shared.max_concurrency,
+            model_calls=shared.model_calls,
+            run_child=self._run_child if depth < self._limits.depth else None,
+        )
+        self._messages: list[Message] = []
+        self._iterations: list[Iteration] = []
+        self._errors_in_a_row = 0
+        self._refused_literal = False
+        self._partial: Any = None
+        self._printed: list[str] = []
+        self._told_lost: tuple[str, ...] = ()
+        self.completed: Completion | None = None
+
+    async def answer(self) -> Completion:
+        """Run to the end. The only way out without a `Completion` is a failure of ours or of what we depend on.
+
+        `completed` is set in any case.
+        """
+        started = time.monotonic()
+        models = self._shared.models
+        self._emitter.emit(
+            RunStarted(
+                question=self._question,
+                context=self._context.description,
+                model=models.root.model,
+                sub_model=models.sub.model,
+            )
+        )
+        try:
+            response, stopped_by, limit = await self._bounded()
+        except BaseException as error:
+            # nothing is lost: what there was goes with the error, or to the parent of a child that is cancelled
+            by: StoppedBy = "errors" if isinstance(error, Exception) else "cancelled"
+            completed = self._completed(None, by, None, started)
+            if isinstance(error, RLMError):
+                error.partial = completed
+            raise
+        return self._completed(response, stopped_by, limit, started)
+
+    def _completed(
+        self, response: object, stopped_by: StoppedBy, limit: LimitExceeded | None, started: float
+    ) -> Completion:
+        usage = self._bridge.usage
+        seconds = time.monotonic() - started
+        self._emitter.emit(
+            RunStopped(
+                stopped_by=stopped_by,
+                calls=usage.calls,
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                usd=usage.usd,
+                seconds=seconds,
+            )
+        )
+        self.completed = Completion(
+            question=self._question,
+            response=response,
+            stopped_by=stopped_by,
+            usage=usage,
+            trajectory=tuple(self._iterations),
+            seconds=seconds,
+            run=self._id,
+            depth=self._depth,
+            partial=self._partial,
+            limit=limit,
+        )
+        return self.completed
+
+    async def _bounded(self) -> tuple[object, StoppedBy, LimitExceeded | None]:
+        """The loop, within the seconds that are left and until somebody says stop."""
+        outcome: tuple[object, StoppedBy, LimitExceeded | None] | None = None
+        failure: Exception | None = None
+        seconds = self._shared.budget.seconds_left() if self._depth == 0 else None
+        clock = anyio.CancelScope(deadline=math.inf if seconds is None else anyio.current_time() + seconds)
+        async with anyio.create_task_group() as tasks:
+            # a child is under its parent's scope already
+            if self._depth == 0 and self._shared.stop is not None:
+                tasks.start_soon(_cancel_when, self._shared.stop, tasks.cancel_scope)
+            with clock:
+                try:
+                    outcome = await self._loop()
+                except Exception as error:
+                    failure = error
+            tasks.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if outcome is not None:
+            return outcome
+        if clock.cancelled_caught:
+            allowed = self._limits.seconds or 0.0
+            return None, "seconds", LimitExceeded("seconds", allowed, allowed)
+        return None, "cancelled", None
+
+    async def _loop(self) -> tuple[object, StoppedBy, LimitExceeded | None]:
+        shared = self._shared
+        functions = {**self._bridge.functions(), **shared.own_functions}
+        async with shared.pool.lend(functions) as sandbox:
+            sandbox.on_print = self._heard
+            await sandbox.load(context=self._context.value)
+            self._messages = prompts.first(self._system(sandbox), self._question, self._context.description)
+            number = 0
+            try:
+                for number in range(1, self._limits.iterations + 1):
+                    self._emitter.iteration = number
+                    await self._iterate(sandbox, number)
+                raise Stopped("iterations", LimitExceeded("iterations", number, self._limits.iterations))
+            except Finished as finished:
+                return finished.value, "final", None
+            except Stopped as stopped:
+                return await self._closing_answer(sandbox, stopped), stopped.by, stopped.limit
+
+    def _system(self, sandbox: Sandbox) -> str:
+        schema = None
+        if self._output is not None:
+            schema = json.dumps(msgspec.json.schema(self._output))
+        return prompts.system(
+            output_chars=sandbox.options.output_chars,
+            timeout=sandbox.options.timeout,
+            recursion=self._depth < self._limits.depth,
+            functions=describe_functions(self._shared.own_functions),
+            schema=schema,
+        )
+
+    async def _iterate(self, sandbox: Sandbox, number: int) -> None:
+        """One reply, its code, one observation. Raises Finished or Stopped."""
+        reply = await self._ask_root()
+        parsed = parse(reply.text)
+        cells: list[CellRun] = []
+        observation = ""
+        try:
+            observation = await self._act(sandbox, parsed, cells, number)
+        finally:
+            await self._record(reply, cells, observation or None)
+        self._messages += [Message("assistant", parsed.kept), Message("user", observation)]
+        if self._bridge.refused is not None:
+            raise Stopped(cast(StoppedBy, self._bridge.refused.limit), self._bridge.refused)
+        errors = self._limits.errors
+        if errors is not None and self._errors_in_a_row >= errors:
+            raise Stopped("errors", LimitExceeded("errors", self._errors_in_a_row, errors))
+
+    async def _record(self, reply: Reply, cells: Sequence[CellRun], observation: str | None) -> None:
+        """Enter an iteration, when the calls of its cells have ended too."""
+        with anyio.move_on_after(_CALLS_END_WITHIN, shield=True):
+            await self._bridge.quiet()
+        self._iterations.append(
+            Iteration(
+                number=len(self._iterations) + 1,
+                reply=reply.text,
+                input_tokens=reply.input_tokens,
+                output_tokens=reply.output_tokens,
+                cells=tuple(cells),
+                calls=self._bridge.take_calls(),
+                observation=observation,
+            )
+        )
+
+    def _heard(self, stream: str, text: str) -> None:
+        self._printed.append(text)
+        self._emitter.emit(Printed(stream=stream, text=text))
+
+    async def _ask_root(self) -> Reply:
+        started = time.monotonic()
+        try:
+            # a child's root calls are made for a cell of its parent, and counted so
+            reply = await self._bridge.complete(self._messages, self._shared.models.root, inside=self._depth > 0)
+        except LimitExceeded as error:
+            raise Stopped(cast(StoppedBy, error.limit), error) from error
+        self._emitter.emit(
+            RootReplied(
+                text=reply.text,
+                input_tokens=reply.input_tokens,
+                output_tokens=reply.output_tokens,
+                seconds=time.monotonic() - started,
+            )
+        )
+        return reply
+
+    async def _act(self, sandbox: Sandbox, parsed: Parsed, cells: list[CellRun], number: int) -> str:
+        """Run the reply's cells in order, to the first error or FINAL; gives the observation."""
+        if not parsed.cells:
+            self._errors_in_a_row += 1
+            return self._finish_with(parsed.final_text) if parsed.final_text is not None else prompts.no_code()
+        parts: list[str] = []
+        for position, code in enumerate(parsed.cells, start=1):
+            seen_before = any(cell.output.strip() for cell in cells)
+            run = await self._run_cell(sandbox, code, cells)
+            parts.append(prompts.cell_output(run.output, run.error, number=position, of=len(parsed.cells)))
+            if run.executed is not None:
+                lost = [name for name in run.executed.lost if name not in self._told_lost]
+                parts += [prompts.lost_variables(lost)] if lost else []
+                self._told_lost = ()
+            refusal = self._finish(run, code, seen_before)
+            if refusal:
+                parts.append(refusal)
+                break
+            if run.error is not None:
+                rest = len(parsed.cells) - position
+                parts += [prompts.not_run(rest)] if rest else []
+                break
+        self._errors_in_a_row = self._errors_in_a_row + 1 if cells[-1].error is not None else 0
+        return prompts.observation(parts, iteration=number, iterations=self._limits.iterations)
+
+    async def _run_cell(self, sandbox: Sandbox, code: str, cells: list[CellRun]) -> CellRun:
+        """Run one cell, and enter it in `cells`, also if the run is stopped meanwhile."""
+        self._emitter.emit(CellStarted(code=code))
+        self._printed.clear()
+        try:
+            executed = await sandbox.execute(code)
+            run = CellRun(code=code, executed=executed, output=executed.output, error=executed.error)
+        except (SandboxCrashed, SandboxTimeout) as failure:
+            # routine: ordinary code can do this, and the next cell runs in a fresh sandbox
+            self._told_lost = failure.lost
+            run = self._lost_with_its_sandbox(code, failure, failure.lost)
+        except ProtocolError as failure:
+            run = self._lost_with_its_sandbox(code, failure, None)
+        except anyio.get_cancelled_exc_class():
+            error = "(the run was stopped while this cell ran)"
+            cells.append(CellRun(code=code, executed=None, output="".join(self._printed), error=error))
+            raise
+        cells.append(run)
+        self._emitter.emit(
+            CellFinished(
+                output=run.output,
+                error=run.error,
+                seconds=run.executed.seconds if run.executed else 0.0,
+                truncated=run.executed.truncated if run.executed else 0,
+            )
+        )
+        return run
+
+    def _lost_with_its_sandbox(self, code: str, failure: SandboxError, lost: tuple[str, ...] | None) -> CellRun:
+        self._emitter.emit(SandboxReplaced(reason=str(failure), lost=lost or ()))
+        # past its first line a failure holds what its process said, which is not for the model
+        error = f"{str(failure).splitlines()[0]}\n{prompts.lost_variables(lost)}"
+        return CellRun(code=code, executed=None, output="".join(self._printed), error=error)
+
+    def _finish(self, run: CellRun, code: str, seen_before: bool) -> str | None:
+        """Raise Finished if the cell called FINAL with a value that is accepted; else why it was not, or None."""
+        if run.executed is None or not run.executed.has_final:
+            return None
+        value = run.executed.final
+        if seen_before and not self._refused_literal and final_is_literal(code):
+            self._refused_literal = True
+            self._partial = value
+            return prompts.literal_final()
+        return self._finish_with(value)
+
+    def _finish_with(self, value: object) -> str:
+        """Raise Finished if the value fits the type asked for; else say why it does not."""
+        try:
+            accepted = self._accepted(value)
+        except msgspec.ValidationError as error:
+            self._partial = value
+            return prompts.wrong_type(str(error))
+        raise Finished(accepted)
+
+    def _accepted(self, value: object) -> object:
+        """The value as the type asked for. Raises msgspec.ValidationError."""
+        return value if self._output is None else msgspec.convert(value, self._output)
+
+    async def _closing_answer(self, sandbox: Sandbox, stopped: Stopped) -> object:
+        """One more call for the best answer from what was seen; None if it cannot be paid, or gives none."""
+        # in one message with the last: many chat templates refuse two of the same role in a row
+        last = self._messages[-1].content
+        self._messages[-1] = Message("user", f"{last}\n\n{prompts.closing(f'limit reached: {stopped.by}')}")
+        try:
+            reply = await self._ask_root()
+        except (Stopped, ClientError):
+            # the run has ended for a reason of its own, which stays the reason
+            return None
+        cells: list[CellRun] = []
+        try:
+            answer = await self._best_answer(sandbox, parse(reply.text), cells)
+        finally:
+            await self._record(reply, cells, None)
+        try:
+            return None if answer is None else self._accepted(answer)
+        except msgspec.ValidationError:
+            self._partial = answer
+            return None
+
+    async def _best_answer(self, sandbox: Sandbox, parsed: Parsed, cells: list[CellRun]) -> object:
+        if not parsed.cells:
+            return parsed.kept.strip() or None if parsed.final_text is None else parsed.final_text
+        for code in parsed.cells:
+            run = await self._run_cell(sandbox, code, cells)
+            if run.executed is not None and run.executed.has_final:
+                return run.executed.final
+            if run.error is not None:
+                break
+        return None
+
+    async def _run_child(self, question: str, context: object, ended: Callable[[Completion], None]) -> Completion:
+        child = Run(
+            self._shared,
+            question,
+            contexts.Context(context, contexts.describe(context)),
+            None,
+            depth=self._depth + 1,
+            parent=self._id,
+        )
+        try:
+            return await child.answer()
+        finally:
+            self._bridge.usage += child._bridge.usage
+            if child.completed is not None:
+                ended(child.completed)
+
+
+async def _cancel_when(stop: anyio.Event, scope: anyio.CancelScope) -> None:
+    await stop.wait()
+    scope.cancel()
