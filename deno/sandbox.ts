@@ -160,6 +160,7 @@ export class Sandbox {
   #idleCheck: ReturnType<typeof setTimeout> | undefined;
   #idleAnswered = 0;
   #booted = Promise.withResolvers<unknown>();
+  #ready = false;
 
   private constructor(host: Host) {
     this.#host = host;
@@ -187,6 +188,7 @@ export class Sandbox {
     const sandbox = new Sandbox(host);
     sandbox.#start(false, settings, image);
     await sandbox.#booted.promise;
+    sandbox.#ready = true;
     return sandbox;
   }
 
@@ -349,7 +351,7 @@ export class Sandbox {
   }
 
   #die(reason: SandboxDead): void {
-    const idle = this.#dead === null && this.#jobs.size === 0;
+    const idle = this.#ready && this.#dead === null && this.#jobs.size === 0;
     this.#dead ??= reason;
     clearTimeout(this.#idleCheck);
     this.#worker.terminate();

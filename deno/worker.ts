@@ -30,7 +30,7 @@ interface Py {
   version: string;
   runPython(code: string): unknown;
   pyimport(name: string): Prelude;
-  setInterruptBuffer(buffer: Uint8Array): void;
+  setInterruptBuffer(buffer: { 0: number }): void;
   makeMemorySnapshot(): Uint8Array<ArrayBuffer>;
   _module: Loadings.Module;
   FS: { writeFile(path: string, text: string): void; mkdirTree(path: string): void };
@@ -96,6 +96,16 @@ function setTimeoutInJob(callback: (...args: unknown[]) => void, delay = 0, ...a
   return 0;
 }
 soon.port1.onmessage = () => soonest.shift()?.();
+
+/** Pyodide reads this and then clears it; an interrupt that came between the two (one in fifty) would be lost. */
+const signals = {
+  get 0(): number {
+    return Atomics.exchange(interrupts, 0, 0);
+  },
+  set 0(_cleared: number) {
+    // the reading has done it
+  },
+};
 
 /** An interrupt that found nobody computing ends the waits instead: they raise KeyboardInterrupt. */
 function interruptWaits(): void {
@@ -185,7 +195,7 @@ async function bootSandbox(boot: Boot, realm: typeof Realm): Promise<void> {
   loadings = await import(boot.urls.loading);
   memory = py._module;
   interrupts = boot.interrupts;
-  py.setInterruptBuffer(interrupts);
+  py.setInterruptBuffer(signals);
   prelude = py.pyimport("rlm_prelude");
   prelude.connect(bridge, boot.settings);
   const version = py.version;

@@ -94,7 +94,8 @@ def describe(value: object) -> str:
         return "`context` is None: the question holds all that is given"
     if isinstance(value, str):
         lines = value.count("\n") + 1
-        return f"`context` is a str of {len(value):,} characters in {lines:,} lines (about {len(value) // 4:,} tokens)"
+        sizes = f"{len(value):,} characters in {lines:,} line{'s' if lines > 1 else ''}"
+        return f"`context` is a str of {sizes} (about {len(value) // 4:,} tokens)"
     if isinstance(value, (bytes, bytearray)):
         return f"`context` is a bytes object of {len(value):,} bytes"
     if isinstance(value, Mapping):

@@ -85,6 +85,8 @@ class RLM:
         return f"<RLM {self.models.root.model}, sub model {self.models.sub.model}>"
 
     async def __aenter__(self) -> Self:
+        if self._pool is not None:
+            raise ValueError("this RLM has a pool already: give pool= or use 'async with', not both")
         pool = SandboxPool(self._warm, options=self.sandbox)
         await pool.__aenter__()
         self._pool = pool
