@@ -3,6 +3,9 @@
 Knows nothing of how a cell runs. The two functions that the rewritten code calls are put among the builtins.
 """
 
+# Two names are added to the builtins, and a visitor serves three kinds of node.
+# pyright: reportAttributeAccessIssue=false, reportAssignmentType=false
+
 import ast
 import asyncio
 import builtins

@@ -5,6 +5,9 @@ then: `connect` hands it the JavaScript functions afterwards. Nothing here is a 
 reach and change all of it; what holds the prisoner is outside (deno/realm.ts, deno/sandbox.ts, the host).
 """
 
+# What JavaScript gives is None until `connect`, and the event loop is Pyodide's.
+# pyright: reportAttributeAccessIssue=false, reportOptionalCall=false
+
 import ast
 import asyncio
 import builtins

@@ -8,6 +8,9 @@ thread and the lock; everything else of the standard library is built on those a
 Knows nothing of cells. `Waits` is set by the prelude.
 """
 
+# The standard library's own private names are replaced here, which typeshed does not know.
+# pyright: reportAttributeAccessIssue=false, reportOptionalCall=false
+
 import _thread
 import _threading_local
 import asyncio

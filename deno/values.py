@@ -4,6 +4,9 @@ Twin of `rlm_wasm/sandbox/values.py`, which documents the tags; `tests/golden/va
 texts. Knows nothing of cells or of the bridge.
 """
 
+# A value is whatever a cell made: its type is found out at run time.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+
 import base64
 import collections
 import dataclasses

@@ -97,7 +97,7 @@ function setTimeoutInJob(callback: (...args: unknown[]) => void, delay = 0, ...a
 }
 soon.port1.onmessage = () => soonest.shift()?.();
 
-/** Pyodide reads this and then clears it; an interrupt that came between the two (one in fifty) would be lost. */
+/** CPython reads this, then clears it: an interrupt between the two, one in fifty, was lost (its issue 157548). */
 const signals = {
   get 0(): number {
     return Atomics.exchange(interrupts, 0, 0);

@@ -32,6 +32,7 @@ def test_the_tree_has_the_branches_it_is_said_to_have_and_no_others() -> None:
 def test_a_sandbox_timeout_is_a_timeout_error_too() -> None:
     with pytest.raises(TimeoutError) as caught:
         raise errors.SandboxTimeout("too long", seconds=5, lost=("a",), output="printed")
+    assert isinstance(caught.value, errors.SandboxTimeout)
     assert isinstance(caught.value, errors.SandboxError)
     assert (caught.value.seconds, caught.value.lost, caught.value.output) == (5, ("a",), "printed")
     assert str(caught.value) == "too long"

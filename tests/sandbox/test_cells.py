@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 from types import ModuleType
+from typing import Any
 
 import anyio
 import pytest
@@ -513,7 +514,7 @@ async def test_a_sandbox_that_is_not_open_says_so() -> None:
         {"functions": {"naïve": print}},
     ],
 )
-def test_options_that_make_no_sense_are_refused(chosen: dict[str, object]) -> None:
+def test_options_that_make_no_sense_are_refused(chosen: dict[str, Any]) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  # each names its own field
         Sandbox(**chosen)
 

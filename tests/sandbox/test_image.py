@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -26,7 +27,7 @@ async def run(sandbox: Sandbox, code: str) -> Executed:
         return await sandbox.execute(code)
 
 
-async def works(**chosen: object) -> bool:
+async def works(**chosen: Any) -> bool:
     """A sandbox starts and computes."""
     with anyio.fail_after(WITHIN):
         async with Sandbox(**chosen) as sandbox:
