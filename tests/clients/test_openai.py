@@ -24,7 +24,7 @@ from rlm_wasm.clients import Client, Message, OpenAIClient, ScriptedClient
 from rlm_wasm.clients import openai as openai_module
 from rlm_wasm.errors import ClientError
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_backends]
 
 KEY = "sk-test-0123456789abcdef"
 HELLO = [Message("system", "You are brief."), Message("user", "hello")]

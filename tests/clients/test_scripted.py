@@ -13,7 +13,7 @@ from rlm_wasm.clients import Message, ScriptedClient
 from rlm_wasm.clients.scripted import estimate_tokens
 from rlm_wasm.errors import ClientError
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.both_backends]
 
 
 def asking(text: str) -> list[Message]:
