@@ -6,6 +6,7 @@ wrong here, `load` gives None and the sandbox boots without.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -21,6 +22,7 @@ from rlm_wasm.sandbox.process import check_runtime, runtime_folder
 
 _MAGIC = b"rlm-wasm image 1\n"
 _LOCK_SECONDS = 60
+_PART = ".part"
 # one for each version that is installed on a machine, and a few to spare
 _KEPT_IMAGES = 6
 MAX_BYTES = 256 * 1024 * 1024
@@ -95,26 +97,31 @@ def save(path: Path, image: bytes) -> bool:
     """Write the image whole or not at all, readable by nobody else. False if the disk would not have it."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=_PART)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(_MAGIC + hashlib.sha256(image).digest())
                 file.write(image)
             os.replace(name, path)
-            _prune(path.parent)
         except OSError:
             discard(Path(name))
             raise
     except OSError:
         return False
+    # another process may remove the same files at the same time
+    with contextlib.suppress(OSError):
+        _prune(path.parent)
     return True
 
 
 def _prune(folder: Path) -> None:
-    """Remove all but the latest images: those of older runtime files are never asked for again."""
-    kept_first = sorted(folder.glob("*.image"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in kept_first[_KEPT_IMAGES:]:
+    """Remove all but the latest images, which nobody asks for again, and what writers that were killed left."""
+    latest_first = sorted(folder.glob("*.image"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in latest_first[_KEPT_IMAGES:]:
         discard(path)
+    for path in folder.glob(f"*{_PART}"):
+        if time.time() - path.stat().st_mtime > _LOCK_SECONDS:
+            discard(path)
 
 
 @contextmanager
