@@ -62,6 +62,7 @@ function settings(params: Fields): Settings {
     functions,
     output_chars: whole(params, "output_chars", 10_000),
     output_words: params.output_words == null ? null : whole(params, "output_words", 1),
+    memory_mb: params.memory_mb == null ? null : whole(params, "memory_mb", 1),
   };
 }
 

@@ -22,6 +22,8 @@ import type { Form } from "./loading.ts";
 export const GRACE = 2000;
 /** When an interrupt is sent a second time, in milliseconds: the first may come where Python swallows it. */
 const REPEAT = 500;
+/** Megabytes beyond the cap before the process is ended: garbage of V8 that is not collected yet. */
+const MEMORY_SLACK_MB = 256;
 /** How often an idle jail is asked whether it is idle, in milliseconds; it has as long to answer. */
 const IDLE_CHECK = 1000;
 /** How often the deadline is looked at and a waiting jail is asked whether it computes, in milliseconds. */
@@ -38,6 +40,8 @@ export interface Settings {
   output_chars: number;
   /** Words of output kept for a cell; null for no cap. */
   output_words: number | null;
+  /** Megabytes that the process may take beyond what it has after boot; null for no cap of the broker's own. */
+  memory_mb: number | null;
 }
 
 /** What the broker sends into the jail. */
@@ -153,6 +157,7 @@ export class Sandbox {
   #queued = 0;
   #calls = new Set<number>();
   #maxPrinted = 0;
+  #maxMemory = Infinity;
   #printed = 0;
   #clock: ComputingClock | null = null;
   #interruptedAt: number | null = null;
@@ -188,6 +193,9 @@ export class Sandbox {
     const sandbox = new Sandbox(host);
     sandbox.#start(false, settings, image);
     await sandbox.#booted.promise;
+    if (settings.memory_mb !== null) {
+      sandbox.#maxMemory = Deno.memoryUsage().rss + (settings.memory_mb + MEMORY_SLACK_MB) * 1024 * 1024;
+    }
     sandbox.#ready = true;
     return sandbox;
   }
@@ -201,7 +209,7 @@ export class Sandbox {
       died: () => {},
     };
     const sandbox = new Sandbox(nobody);
-    sandbox.#start(true, { functions: [], output_chars: 0, output_words: null }, null);
+    sandbox.#start(true, { functions: [], output_chars: 0, output_words: null, memory_mb: null }, null);
     return await sandbox.#booted.promise as Uint8Array<ArrayBuffer>;
   }
 
@@ -289,6 +297,7 @@ export class Sandbox {
     let timedOut = false;
     let repeated = false;
     const timer = setInterval(() => {
+      this.#checkMemory();
       const spent = clock.tick(this.#calls.size > 0, (id) => this.#worker.postMessage({ type: "ping", id }));
       const interrupted = this.#interruptedAt === null ? 0 : performance.now() - this.#interruptedAt;
       if (this.#interruptedAt === null && spent >= timeout * 1000) {
@@ -314,6 +323,13 @@ export class Sandbox {
       this.#interrupts[0] = 0;
       this.#calls.clear();
       this.#checkIdle(0);
+    }
+  }
+
+  /** What WebAssembly's own cap does not cover: JavaScript buffers, MEMFS files. Where the kernel caps too, it is first. */
+  #checkMemory(): void {
+    if (Deno.memoryUsage().rss > this.#maxMemory) {
+      this.#die(new SandboxDead("the sandbox took more memory than it may have"));
     }
   }
 

@@ -59,6 +59,7 @@ let running = true;
 const waiting = new Map<number, Waiting>();
 let lastId = 0;
 let interrupts: Uint8Array;
+let goingToWait = false;
 let prelude: Prelude;
 let loadings: typeof Loadings;
 let memory: Loadings.Module;
@@ -71,6 +72,9 @@ function isNow(began: number | null): boolean {
 /** A promise that the broker's reply, or an interrupt, resolves. */
 function waitFor(began: number | null, start: (id: number) => void): Promise<string | undefined> {
   const id = ++lastId;
+  // an interrupt in run_sync's own first steps is printed as an error of theirs: it waits until the stack is suspended
+  goingToWait = true;
+  queueMicrotask(() => goingToWait = false);
   return new Promise((resolve) => {
     waiting.set(id, { job: began, resolve });
     start(id);
@@ -100,7 +104,7 @@ soon.port1.onmessage = () => soonest.shift()?.();
 /** CPython reads this, then clears it: an interrupt between the two, one in fifty, was lost (its issue 157548). */
 const signals = {
   get 0(): number {
-    return Atomics.exchange(interrupts, 0, 0);
+    return goingToWait ? 0 : Atomics.exchange(interrupts, 0, 0);
   },
   set 0(_cleared: number) {
     // the reading has done it

@@ -126,7 +126,7 @@ def test_bytes_are_their_text_or_an_error_that_points_at_one_of_them(content: by
     [
         (None, "`context` is None: the question holds all that is given"),
         ("one\ntwo", "`context` is a str of 7 characters in 2 lines (about 1 tokens)"),
-        ("x" * 4_000_000, "`context` is a str of 4,000,000 characters in 1 lines (about 1,000,000 tokens)"),
+        ("x" * 4_000_000, "`context` is a str of 4,000,000 characters in 1 line (about 1,000,000 tokens)"),
         (b"1234", "`context` is a bytes object of 4 bytes"),
         (
             ["a" * 10, "b" * 30],

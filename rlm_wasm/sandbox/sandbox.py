@@ -175,7 +175,7 @@ class Sandbox:
             raise ValueError(f"timeout must be a finite number of seconds above 0, not {seconds!r}")
         async with self._lock:
             session = await self._started()
-            session.head, session.finals = [], []
+            session.begin_cell()
             params = {"code": well_formed(code), "timeout": seconds}
             async with background_tasks() as tasks:
                 tasks.start_soon(self._watch, session, seconds)
@@ -325,23 +325,31 @@ class Sandbox:
             raise
 
     async def _watch(self, session: Session, seconds: float) -> None:
-        """Kill a child whose broker is silent, or which outlives its deadline while nothing is asked of the host."""
-        computing = 0.0
+        """The host's own eye on a cell, should the broker's fail, and its cap on waiting.
+
+        Kills a child whose broker is silent, or which outlives its deadline while nothing is asked of the host.
+        """
+        computing = waiting = 0.0
         since = time.monotonic()
         while True:
             with anyio.move_on_after(_PING_WITHIN) as patience:
-                await anyio.sleep(_PING_EVERY)
+                await anyio.sleep(min(_PING_EVERY, self._options.wait_timeout))
                 try:
                     await session.peer.request("ping", {}, Empty)
                 except (ConnectionEnded, RemoteError, ProtocolError):
                     return
-            now = time.monotonic()
-            computing += 0.0 if session.peer.open_calls else now - since
-            since = now
+            passed, since = time.monotonic() - since, time.monotonic()
+            if session.peer.open_calls:
+                waiting += passed
+            else:
+                computing += passed
             if patience.cancelled_caught:
                 session.kill(f"the sandbox did not answer for {_PING_WITHIN:g} s")
             elif computing > seconds + _BROKER_GRACE:
                 session.kill(f"the sandbox did not end a cell within {_BROKER_GRACE:g} s of its deadline")
+            elif waiting > self._options.wait_timeout and not session.waited_out:
+                session.waited_out = True
+                session.interrupt()
 
     def _executed(self, session: Session, ran: Ran) -> Executed:
         value = None if ran.value is None else self._decoded(session, ran.value)
@@ -352,6 +360,8 @@ class Sandbox:
         if ran.timed_out:
             note = "the cell ran out of time and was interrupted; its variables are kept"
             error = f"{error}\n({note})" if error else f"KeyboardInterrupt: {note}"
+        elif session.waited_out:
+            error = f"{error}\n(the cell waited for the host longer than {self._options.wait_timeout:g} s)"
         return Executed(
             stdout="".join(text for stream, text in ran.output if stream == "stdout"),
             stderr="".join(text for stream, text in ran.output if stream == "stderr"),

@@ -53,7 +53,8 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     `functions`: host functions by name, sync (run in a thread) or async. `memory_mb`: megabytes beyond what boot
     needs. `output_chars`: characters of output kept for a cell. `max_output_words`: words kept, None for no cap.
-    `timeout`: seconds of computing for a cell. `max_concurrency`: host functions running at once. `deno`: the path of
+    `timeout`: seconds of computing for a cell. `wait_timeout`: seconds that a cell may wait for host functions, all
+    waits together; then it is interrupted too. `max_concurrency`: host functions running at once. `deno`: the path of
     a Deno binary. `use_image`: start from a memory image on disk, and make one if there is none. `require="kernel"`:
     refuse to start where the operating system's layer does not hold (see `Sandbox.isolation`).
     """
@@ -65,6 +66,8 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     output_chars: int = 10_000
     max_output_words: int | None = None
     timeout: float = 60.0
+    # a child run may take many minutes; past an hour something hangs
+    wait_timeout: float = 3600.0
     max_concurrency: int = 16
     deno: str | os.PathLike[str] | None = None
     use_image: bool = True
@@ -76,7 +79,7 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
         for name in self.functions:
             if not name.isidentifier() or not name.isascii():
                 raise ValueError(f"functions: {name!r} is not a plain Python name")
-        for field in ("memory_mb", "output_chars", "timeout", "max_concurrency"):
+        for field in ("memory_mb", "output_chars", "timeout", "wait_timeout", "max_concurrency"):
             if not 0 < getattr(self, field) < math.inf:
                 raise ValueError(f"{field} must be finite and above 0, not {getattr(self, field)!r}")
         if self.memory_mb > MAX_MEMORY_MB:
@@ -158,6 +161,7 @@ class Session:
         self.finals: list[str] = []
         self.running = False
         self.ended = False
+        self.waited_out = False
         self._calls: set[anyio.CancelScope] = set()
 
     @property
@@ -187,6 +191,11 @@ class Session:
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in the cell that runs."""
         self.peer.notify("interrupt", {})
+
+    def begin_cell(self) -> None:
+        """Forget what the cell before printed and gave."""
+        self.head, self.finals = [], []
+        self.waited_out = False
 
     def cell_ended(self) -> None:
         """Nothing may be asked for any more, and what is still being answered is given up: nobody waits for it."""
@@ -314,6 +323,7 @@ async def initialize(session: Session, options: SandboxOptions, image: bytes | N
         "protocol": PROTOCOL,
         "functions": list(options.functions),
         "output_chars": options.output_chars,
+        "memory_mb": options.memory_mb,
     }
     if options.max_output_words is not None:
         params["output_words"] = options.max_output_words

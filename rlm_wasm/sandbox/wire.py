@@ -8,7 +8,7 @@ the same direction refers to them. A client that never sends a blob loses nothin
 
 **Methods of the child.** Version 1; `protocol` is checked by both sides in the first exchange.
 
-    initialize   {protocol, functions: [name], output_chars, output_words?, image?: blob}
+    initialize   {protocol, functions: [name], output_chars, output_words?, memory_mb?, image?: blob}
                                              -> {protocol, deno, v8}
     make_image   {protocol}                  -> {protocol, image: blob}     the blob is sent ahead of the reply
     load         {name, kind, blob | text}   -> {}                          kind: "text" (UTF-8), "bytes", "value"

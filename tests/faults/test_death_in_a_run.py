@@ -1,0 +1,122 @@
+"""Runs whose sandboxes are killed or stopped at random points: there is an answer, or an error that loses nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import anyio
+import pytest
+
+from rlm_wasm import RLM, Limits
+from rlm_wasm.clients import Message
+from rlm_wasm.clients.protocol import Reply
+from rlm_wasm.errors import RLMError
+from rlm_wasm.events import CellStarted, SandboxReplaced
+from rlm_wasm.sandbox import sandbox as sandbox_module
+from rlm_wasm.trajectory import Completion
+
+pytestmark = pytest.mark.anyio
+
+WITHIN = 60
+CONTEXT = "a line of the corpus\n" * 5_000
+# nothing in a cell needs a variable of an earlier one: a run that lost its sandbox can go on
+CELLS = [
+    "pieces = [context[start::3] for start in range(3)]\nprint(len(pieces))",
+    "said = llm_query('piece: ' + context[:40])\nprint(said)",
+    "print(llm_query_batched([f'piece: {number}' for number in range(6)]))",
+    "print(rlm_query('how long is it?', context[:1000]))",
+    "print('computing')\ntotal = sum(number * number for number in range(200_000))\nprint(total)",
+    "FINAL(['done', len(context)])",
+]
+CHILD_CELLS = ["print(llm_query('piece: ' + context[:20]))", "FINAL(len(context))"]
+
+
+class Model:
+    """Root model, child's model and sub model in one; knows where it is by the messages alone."""
+
+    model = "faulty"
+
+    async def complete(self, messages: Sequence[Message], *, max_output_tokens: int | None = None) -> Reply:
+        await anyio.sleep(0.005)
+        if messages[-1].content.startswith("piece: "):
+            return Reply("heard", 10, 1)
+        cells = CHILD_CELLS if any("how long is it?" in message.content for message in messages[:2]) else CELLS
+        step = sum(message.role == "assistant" for message in messages)
+        return Reply(f"```repl\n{cells[min(step, len(cells) - 1)]}\n```", 100, 20)
+
+
+class Saboteur:
+    """Sends a signal to one of the sandboxes, a few milliseconds after each of some events of the run."""
+
+    def __init__(self, processes: Any, number: signal.Signals, seed: int) -> None:
+        self._processes = processes
+        self._number = number
+        self._random = random.Random(seed)
+        self._at = {self._random.randrange(2, 28) for _ in range(3)}
+        self._due = anyio.Semaphore(0)
+        self.events: list[object] = []
+        self.sent = 0
+        self.replaced = 0
+
+    def __call__(self, event: Any) -> None:
+        self.events.append(event)
+        self.replaced += isinstance(event, SandboxReplaced)
+        if len(self.events) in self._at:
+            self._due.release()
+
+    async def work(self) -> None:
+        while True:
+            await self._due.acquire()
+            await anyio.sleep(self._random.uniform(0, 0.03))
+            found = self._processes()
+            if found:
+                with suppress(ProcessLookupError):
+                    os.kill(self._random.choice(found), self._number)
+                    self.sent += 1
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox_module, "_PING_EVERY", 0.1)
+    monkeypatch.setattr(sandbox_module, "_PING_WITHIN", 1.0)
+
+
+async def run_under_fire(saboteur: Saboteur) -> Completion:
+    rlm = RLM(Model(), limits=Limits(iterations=20), listeners=[saboteur])
+    completion: Completion | None = None
+    with anyio.fail_after(WITHIN):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(saboteur.work)
+            try:
+                completion = await rlm.acompletion("what is in it?", context=CONTEXT)
+            except RLMError as error:
+                # only before the first cell is a lost sandbox the end of a run
+                assert not any(isinstance(event, CellStarted) for event in saboteur.events)
+                assert isinstance(error.partial, Completion)
+                completion = error.partial
+            tasks.cancel_scope.cancel()
+    assert completion is not None
+    return completion
+
+
+@pytest.mark.usefixtures("_impatient")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+@pytest.mark.parametrize("seed", range(1, 9))
+async def test_a_run_whose_sandboxes_are_lost_at_random_points_has_its_answer_all_the_same(
+    place: Any, number: signal.Signals, seed: int
+) -> None:
+    with place.left_clean():
+        saboteur = Saboteur(place.processes, number, seed)
+        completion = await run_under_fire(saboteur)
+    assert saboteur.sent > 0
+    if completion.trajectory:
+        assert (completion.stopped_by, completion.response) == ("final", ["done", len(CONTEXT)])
+        assert completion.usage.calls >= len(completion.trajectory) >= len(CELLS)
+        lost = [cell for iteration in completion.trajectory for cell in iteration.cells if cell.executed is None]
+        assert len(lost) <= saboteur.sent
+        assert all(cell.error for cell in lost)
