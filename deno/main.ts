@@ -10,6 +10,7 @@ import type { Form } from "./loading.ts";
 import { Sandbox, SandboxDead, type Settings } from "./sandbox.ts";
 import { PROTOCOL } from "./wire.ts";
 
+const NO_ROOM = "MemoryError: there is no room for it in the sandbox";
 type Fields = Record<string, unknown>;
 
 let sandbox: Sandbox | null = null;
@@ -166,8 +167,8 @@ const methods: Record<string, (params: Fields) => unknown> = {
     }
     const inline = params.blob === undefined;
     const bytes = inline ? new TextEncoder().encode(text(params, "text")) : peer.takeBlob(params.blob);
-    await alive(required().load(text(params, "name"), kind, bytes));
-    return {};
+    if (await alive(required().load(text(params, "name"), kind, bytes))) return {};
+    throw new RpcError(ErrorCode.invalidParams, NO_ROOM);
   },
   async load_begin(params) {
     const form = text(params, "form");
@@ -177,7 +178,7 @@ const methods: Record<string, (params: Fields) => unknown> = {
     }
     const length = params.length === 0 ? 0 : whole(params, "length", 0);
     if (await alive(required().loadBegin(form as Form, length))) return {};
-    throw new RpcError(ErrorCode.invalidParams, "MemoryError: there is no room for it in the sandbox");
+    throw new RpcError(ErrorCode.invalidParams, NO_ROOM);
   },
   async load_part(params) {
     if (await alive(required().loadPart(peer.takeBlob(params.blob)))) return {};
@@ -185,7 +186,8 @@ const methods: Record<string, (params: Fields) => unknown> = {
   },
   async load_end(params) {
     if (await alive(required().loadEnd(text(params, "name"), text(params, "kind")))) return {};
-    throw new RpcError(ErrorCode.invalidParams, "fewer bytes than were announced, or none were");
+    const wrong = "fewer bytes than were announced, none were, or no memory for the value";
+    throw new RpcError(ErrorCode.invalidParams, wrong);
   },
   async execute(params) {
     const outcome = await alive(required().execute(text(params, "code"), number(params, "timeout", 60)));

@@ -280,20 +280,32 @@ def run_until_complete(coroutine):
 
 
 def load_buffer(name, kind, buffer):
-    """Set variable `name` from the bytes in a JavaScript buffer: "text" (UTF-8), "bytes" or "value" (a JSON text)."""
-    held = bytearray(buffer.byteLength)
-    buffer.assign_to(memoryview(held))
-    if kind == "bytes":
-        namespace[name] = bytes(held)
-    elif kind == "text":
-        namespace[name] = held.decode()
-    else:
-        namespace[name] = rlm_values.decode(held)
+    """Set variable `name` from the bytes in a JavaScript buffer: "text" (UTF-8), "bytes" or "value" (a JSON text).
+
+    False if there is no memory for it.
+    """
+    try:
+        held = bytearray(buffer.byteLength)
+        buffer.assign_to(memoryview(held))
+        if kind == "bytes":
+            namespace[name] = bytes(held)
+        elif kind == "text":
+            namespace[name] = held.decode()
+        else:
+            namespace[name] = rlm_values.decode(held)
+    except MemoryError:
+        return False
+    return True
 
 
 def decode_variable(name):
-    """Replace the JSON text that was loaded under `name` by its value."""
-    namespace[name] = rlm_values.decode(namespace[name])
+    """Replace the JSON text that was loaded under `name` by its value; False if there is no memory for it."""
+    try:
+        namespace[name] = rlm_values.decode(namespace[name])
+    except MemoryError:
+        del namespace[name]
+        return False
+    return True
 
 
 def get(name):

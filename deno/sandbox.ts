@@ -242,9 +242,10 @@ export class Sandbox {
     return this.#do(timeout, (id) => ({ type: "execute", id, code, number }));
   }
 
-  /** Set a variable from bytes: "text" (UTF-8), "bytes" or "value" (a JSON text). */
-  async load(name: string, kind: string, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
-    await this.#do(LOAD_OR_GET_WITHIN, (id) => ({ type: "load", id, name, kind, bytes }), [bytes.buffer]);
+  /** Set a variable from bytes: "text" (UTF-8), "bytes" or "value" (a JSON text); false if there is no memory for it. */
+  async load(name: string, kind: string, bytes: Uint8Array<ArrayBuffer>): Promise<boolean> {
+    const message = (id: number): ToJail => ({ type: "load", id, name, kind, bytes });
+    return (await this.#do(LOAD_OR_GET_WITHIN, message, [bytes.buffer])).result === "true";
   }
 
   /** Announce a value of so many characters or bytes, to come in parts; false if there is no memory for it. */

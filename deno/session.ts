@@ -70,6 +70,7 @@ export class Session {
       functions: [...options.functions.keys()],
       output_chars: options.outputChars,
       output_words: options.outputWords,
+      memory_mb: options.memoryMb,
       image: options.image && session.#peer.sendBlob(options.image),
     });
     return session;

@@ -239,7 +239,7 @@ async function run(id: number, act: () => unknown): Promise<void> {
 async function finishLoading(name: string, kind: string): Promise<boolean> {
   const whole = loading !== null && loading.finish(name);
   loading = null;
-  if (whole && kind === "value") await prelude.decode_variable.callPromising(name);
+  if (whole && kind === "value") return await prelude.decode_variable.callPromising(name) === true;
   return whole;
 }
 
