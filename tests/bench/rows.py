@@ -89,7 +89,7 @@ async def warm(times: int) -> Row:
         async def lent() -> float:
             # the next one boots meanwhile: it is waited for, so that only what a lender sees is measured
             with anyio.fail_after(60):
-                while "1 ready" not in repr(pool):
+                while "1 ready" not in repr(pool):  # noqa: ASYNC110 - a pool tells nobody when it is full again
                     await anyio.sleep(0.05)
             begun = time.perf_counter()
             async with pool.lend() as sandbox:
