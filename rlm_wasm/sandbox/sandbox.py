@@ -175,15 +175,12 @@ class Sandbox:
             raise ValueError(f"timeout must be a finite number of seconds above 0, not {seconds!r}")
         async with self._lock:
             session = await self._started()
-            session.begin_cell()
             params = {"code": well_formed(code), "timeout": seconds}
-            async with background_tasks() as tasks:
-                tasks.start_soon(self._watch, session, seconds)
-                session.running = True
-                try:
-                    ran = await self._ask(session, "execute", params, Ran, seconds)
-                finally:
-                    session.cell_ended()
+            session.begin_cell(seconds)
+            try:
+                ran = await self._ask(session, "execute", params, Ran, seconds)
+            finally:
+                session.cell_ended()
             return self._executed(session, ran)
 
     async def get(self, name: str) -> Any:
@@ -241,6 +238,7 @@ class Sandbox:
         options = self._options
         session: Session = await tasks.start(serve_child, options, self._printed, 0, confined)
         await initialize(session, options, image)
+        tasks.start_soon(self._watch, session)
         self._isolation = await session.isolation()
         if options.require == "kernel" and not self._isolation.kernel:
             session.kill("the kernel's layer is required")
@@ -324,20 +322,25 @@ class Sandbox:
             self._bury(session)
             raise
 
-    async def _watch(self, session: Session, seconds: float) -> None:
-        """The host's own eye on a cell, should the broker's fail, and its cap on waiting.
+    async def _watch(self, session: Session) -> None:
+        """The host's own eye on the cells of a child, should the broker's fail, and its cap on waiting.
 
-        Kills a child whose broker is silent, or which outlives its deadline while nothing is asked of the host.
+        Kills a child whose broker is silent, or whose cell outlives its deadline while nothing is asked of the host.
+        One task for a child and not one for a cell, which would cost as much as the cell.
         """
-        computing = waiting = 0.0
-        since = time.monotonic()
-        while True:
+        cell, computing, waiting, since = 0, 0.0, 0.0, 0.0
+        while not session.ended:
             with anyio.move_on_after(_PING_WITHIN) as patience:
                 await anyio.sleep(min(_PING_EVERY, self._options.wait_timeout))
-                try:
-                    await session.peer.request("ping", {}, Empty)
-                except (ConnectionEnded, RemoteError, ProtocolError):
-                    return
+                if session.running:
+                    try:
+                        await session.peer.request("ping", {}, Empty)
+                    except (ConnectionEnded, RemoteError, ProtocolError):
+                        return
+            if not session.running:
+                continue
+            if cell != session.cell:
+                cell, computing, waiting, since = session.cell, 0.0, 0.0, session.cell_began
             passed, since = time.monotonic() - since, time.monotonic()
             if session.peer.open_calls:
                 waiting += passed
@@ -345,7 +348,7 @@ class Sandbox:
                 computing += passed
             if patience.cancelled_caught:
                 session.kill(f"the sandbox did not answer for {_PING_WITHIN:g} s")
-            elif computing > seconds + _BROKER_GRACE:
+            elif computing > session.cell_seconds + _BROKER_GRACE:
                 session.kill(f"the sandbox did not end a cell within {_BROKER_GRACE:g} s of its deadline")
             elif waiting > self._options.wait_timeout and not session.waited_out:
                 session.waited_out = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -162,6 +163,9 @@ class Session:
         self.running = False
         self.ended = False
         self.waited_out = False
+        self.cell = 0
+        self.cell_seconds = 0.0
+        self.cell_began = 0.0
         self._calls: set[anyio.CancelScope] = set()
 
     @property
@@ -192,10 +196,14 @@ class Session:
         """Raise KeyboardInterrupt in the cell that runs."""
         self.peer.notify("interrupt", {})
 
-    def begin_cell(self) -> None:
-        """Forget what the cell before printed and gave."""
+    def begin_cell(self, seconds: float) -> None:
+        """A cell with a deadline begins: forget what the one before printed and gave."""
+        self.cell += 1
+        self.cell_seconds = seconds
+        self.cell_began = time.monotonic()
         self.head, self.finals = [], []
         self.waited_out = False
+        self.running = True
 
     def cell_ended(self) -> None:
         """Nothing may be asked for any more, and what is still being answered is given up: nobody waits for it."""
