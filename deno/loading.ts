@@ -76,8 +76,13 @@ export class Loading {
       module._free(key);
       module._free(main);
     }
-    module._Py_DecRef(this.#object);
+    this.abandon();
     return whole;
+  }
+
+  /** Give up what this holds of the object. */
+  abandon(): void {
+    this.#module._Py_DecRef(this.#object);
   }
 }
 

@@ -252,7 +252,12 @@ function take(message: ToJail): void {
   } else if (message.type === "load") {
     run(message.id, () => prelude.load_buffer.callPromising(message.name, message.kind, message.bytes));
   } else if (message.type === "load_begin") {
-    run(message.id, () => (loading = loadings.Loading.begin(memory, message.form, message.length)) !== null);
+    run(message.id, () => {
+      // of a load that was cancelled
+      loading?.abandon();
+      loading = loadings.Loading.begin(memory, message.form, message.length);
+      return loading !== null;
+    });
   } else if (message.type === "load_part") {
     run(message.id, () => loading !== null && loading.add(message.bytes));
   } else if (message.type === "load_end") run(message.id, () => finishLoading(message.name, message.kind));

@@ -103,6 +103,11 @@ class Peer:
         """How many calls of the child are being answered now."""
         return len(self._open_calls)
 
+    @property
+    def asked(self) -> bool:
+        """True while a reply of the child is awaited."""
+        return bool(self._waiting)
+
     async def request(
         self,
         method: str,

@@ -83,9 +83,16 @@ class Pipes:
     """The three pipes of a child: the child's ends as descriptors, the host's as streams. POSIX only."""
 
     def __init__(self) -> None:
-        stdin_read, stdin_write = _pipe()
-        stdout_read, stdout_write = _pipe()
-        stderr_read, stderr_write = os.pipe()
+        opened: list[int] = []
+        try:
+            for make in (_pipe, _pipe, os.pipe):
+                opened += make()
+        except OSError:
+            # no more may be opened: those that were are given back
+            for descriptor in opened:
+                os.close(descriptor)
+            raise
+        stdin_read, stdin_write, stdout_read, stdout_write, stderr_read, stderr_write = opened
         self.theirs = (stdin_read, stdout_write, stderr_write)
         self.stdin = PipeSendStream(stdin_write)
         self.stdout = PipeReceiveStream(stdout_read)

@@ -5,6 +5,7 @@ Knows nothing of what is said on the pipes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -265,7 +266,10 @@ async def spawned(options: ChildOptions) -> AsyncGenerator[Child]:
     deno = find_deno(options.deno)
     if not (runtime_folder() / "main.ts").is_file():
         check_runtime()
-    folder = Path(tempfile.mkdtemp(prefix="rlm-wasm-"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="rlm-wasm-"))
+    except OSError as error:
+        raise SandboxStartError(f"no temporary folder can be made ({error}); set TMPDIR to one with room") from error
     try:
         try:
             child = await _spawn(deno, folder, options)
@@ -279,7 +283,15 @@ async def spawned(options: ChildOptions) -> AsyncGenerator[Child]:
                 await child.ended(within=5)
                 await child.close()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _sweep(folder)
+
+
+def _sweep(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    # rmtree needs a descriptor; where there is none to be had, no child has put anything into its folder either
+    for path in (folder / "work", folder):
+        with contextlib.suppress(OSError):
+            path.rmdir()
 
 
 async def _spawn(deno: Path, folder: Path, options: ChildOptions) -> Child:

@@ -332,11 +332,13 @@ class Sandbox:
         while not session.ended:
             with anyio.move_on_after(_PING_WITHIN) as patience:
                 await anyio.sleep(min(_PING_EVERY, self._options.wait_timeout))
-                if session.running:
+                if session.peer.asked:
                     try:
                         await session.peer.request("ping", {}, Empty)
                     except (ConnectionEnded, RemoteError, ProtocolError):
                         return
+            if patience.cancelled_caught:
+                session.kill(f"the sandbox did not answer for {_PING_WITHIN:g} s")
             if not session.running:
                 continue
             if cell != session.cell:
@@ -346,9 +348,7 @@ class Sandbox:
                 waiting += passed
             else:
                 computing += passed
-            if patience.cancelled_caught:
-                session.kill(f"the sandbox did not answer for {_PING_WITHIN:g} s")
-            elif computing > session.cell_seconds + _BROKER_GRACE:
+            if computing > session.cell_seconds + _BROKER_GRACE:
                 session.kill(f"the sandbox did not end a cell within {_BROKER_GRACE:g} s of its deadline")
             elif waiting > self._options.wait_timeout and not session.waited_out:
                 session.waited_out = True

@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
-from rlm_wasm.errors import ProtocolError, SandboxCrashed, SandboxError, SandboxStartError
+from rlm_wasm.errors import ProtocolError, SandboxCrashed, SandboxStartError
 from rlm_wasm.sandbox import Sandbox
 from rlm_wasm.sandbox import sandbox as sandbox_module
 from rlm_wasm.sandbox import session as session_module
@@ -86,20 +86,20 @@ async def test_a_cell_larger_than_the_pipe_for_a_child_that_never_reads_is_a_cra
 async def test_a_context_larger_than_the_pipe_for_a_child_that_never_reads_is_a_crash(
     place: Any, fake_deno: FakeDeno, body: str
 ) -> None:
-    with place.left_clean(), anyio.fail_after(5):
+    with place.left_clean():
         async with Sandbox(deno=fake_deno(body), use_image=False) as sandbox:
-            with pytest.raises(SandboxCrashed, match="did not answer for 1 s"):
+            with anyio.fail_after(2), pytest.raises(SandboxCrashed, match="did not answer for 1 s"):
                 await sandbox.load(context=BIG)
 
 
 @pytest.mark.usefixtures("_impatient")
 @pytest.mark.parametrize("method", ["load", "get"])
 async def test_a_stopped_child_that_is_asked_between_two_cells_is_a_crash(place: Any, method: str) -> None:
-    with place.left_clean(), anyio.fail_after(10):
+    with place.left_clean():
         async with Sandbox() as sandbox:
             await sandbox.execute("mine = 1")
             os.kill(session_of(sandbox)._child.pid, signal.SIGSTOP)
-            with pytest.raises(SandboxCrashed, match="did not answer for 1 s"):
+            with anyio.fail_after(2), pytest.raises(SandboxCrashed, match="did not answer for 1 s"):
                 await (sandbox.load(context="here") if method == "load" else sandbox.get("mine"))
             assert (await sandbox.execute("1 + 1")).value == 2
 
@@ -122,7 +122,7 @@ async def test_a_child_that_is_stopped_while_it_starts_is_a_start_error(
 
 @pytest.mark.both_backends
 @pytest.mark.parametrize("ending", ["sys.exit(3)", "os.kill(os.getpid(), 9)"], ids=["exit", "killed"])
-@pytest.mark.parametrize("sent", ["Content-Le", "Content-Length: 50\\r\\n", "Content-Length: 50\\r\\n\\r\\n{\"jsonrpc"])
+@pytest.mark.parametrize("sent", ["Content-Le", "Content-Length: 50\\r\\n", 'Content-Length: 50\\r\\n\\r\\n{"jsonrpc'])
 async def test_half_a_frame_and_then_death_is_a_protocol_error(
     place: Any, fake_deno: FakeDeno, sent: str, ending: str
 ) -> None:
@@ -165,15 +165,16 @@ def spare_descriptors(spare: int) -> Generator[None]:
 async def test_where_no_more_descriptors_may_be_opened_a_sandbox_starts_or_says_why_and_leaks_none(
     place: Any,
 ) -> None:
-    outcomes: list[str] = []
-    with place.left_clean(), anyio.fail_after(WITHIN):
-        for spare in range(0, 16):
+    answers: list[int] = []
+    with anyio.fail_after(WITHIN):
+        for spare in range(32):
             with place.left_clean():
                 try:
                     with spare_descriptors(spare):
                         async with Sandbox() as sandbox:
-                            outcomes.append(f"{(await sandbox.execute('6 * 7')).value}")
-                except SandboxError as error:
-                    outcomes.append(type(error).__name__)
-    assert set(outcomes) <= {"SandboxStartError", "42"}
-    assert outcomes[-1] == "42"
+                            answers.append((await sandbox.execute("6 * 7")).value)
+                except SandboxStartError:
+                    continue
+            if len(answers) == 2:
+                break
+    assert answers == [42, 42]
