@@ -288,7 +288,16 @@ async def spawned(options: ChildOptions) -> AsyncGenerator[Child]:
 
 def _sweep(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    # rmtree needs a descriptor; where there is none to be had, no child has put anything into its folder either
+    if not folder.exists():
+        return
+    # rmtree holds a descriptor for each level, and Deno's folder is as deep as the path of the checkout; where so many
+    # are not to be had, one at a time will do: nobody is left to put a link in the way
+    for parent, folders, files in os.walk(folder, topdown=False):
+        for remove, names in ((os.unlink, files), (os.rmdir, folders)):
+            for name in names:
+                with contextlib.suppress(OSError):
+                    remove(os.path.join(parent, name))
+    # where not even one is to be had there was no child, and all that is there is ours
     for path in (folder / "work", folder):
         with contextlib.suppress(OSError):
             path.rmdir()

@@ -15,6 +15,7 @@ import pytest
 
 from rlm_wasm.errors import ProtocolError, SandboxCrashed, SandboxStartError
 from rlm_wasm.sandbox import Sandbox
+from rlm_wasm.sandbox import process as process_module
 from rlm_wasm.sandbox import sandbox as sandbox_module
 from rlm_wasm.sandbox import session as session_module
 from rlm_wasm.sandbox.session import Session
@@ -178,3 +179,16 @@ async def test_where_no_more_descriptors_may_be_opened_a_sandbox_starts_or_says_
             if len(answers) == 2:
                 break
     assert answers == [42, 42]
+
+
+@pytest.mark.parametrize("spare", [0, 1, 3])
+def test_a_folder_deeper_than_the_descriptors_that_are_left_is_swept_away(tmp_path: Path, spare: int) -> None:
+    folder = tmp_path / "rlm-wasm-test"
+    (folder / "work").mkdir(parents=True)
+    if spare:
+        deep = folder / "deno" / Path(*"abcdefghijkl")
+        deep.mkdir(parents=True)
+        (deep / "main.ts.js").write_text("")
+    with spare_descriptors(spare):
+        process_module._sweep(folder)
+    assert not folder.exists()
