@@ -252,7 +252,7 @@ export class Sandbox implements AsyncDisposable {
   }
 
   #executed(reply: Record<string, unknown>, final: string | null): Executed {
-    const ran = readRan(reply);
+    const ran = readRan(reply, this.#options.outputChars);
     const lost = this.#lost;
     this.#lost = [];
     this.#names = ran.names.filter((name) => NAME.test(name));
@@ -279,6 +279,9 @@ export class Sandbox implements AsyncDisposable {
   }
 }
 
+/** What a report of a cell may hold; the output's size is the caller's choice. */
+const MAX_ERROR_CHARS = 10_000, MAX_VALUE_BYTES = 100_000, MAX_NAMES = 256, MARKER_CHARS = 200;
+
 interface Ran {
   output: [stream: string, text: string][];
   truncated: number;
@@ -289,19 +292,27 @@ interface Ran {
   seconds: number;
 }
 
-/** The reply to `execute`, if it is one. Throws TypeError. */
-function readRan(reply: Record<string, unknown>): Ran {
+/** The reply to `execute`, if it is one and holds no more than was agreed. Throws TypeError. */
+function readRan(reply: Record<string, unknown>, outputChars: number): Ran {
   const isText = (value: unknown) => typeof value === "string";
-  const isTextOrNull = (value: unknown) => value === null || isText(value);
+  const isTextOrNull = (value: unknown, most: number) =>
+    value === null || typeof value === "string" && value.length <= most;
   const isListOf = (value: unknown, isItem: (item: unknown) => boolean) =>
     Array.isArray(value) && value.every(isItem);
   const isPiece = (value: unknown) => isListOf(value, isText) && (value as string[]).length === 2;
   const { output, truncated, error, value, names, timed_out, seconds } = reply;
-  const right = isListOf(output, isPiece) && isListOf(names, isText) && isTextOrNull(error) &&
-    isTextOrNull(value) && typeof timed_out === "boolean" && Number.isInteger(truncated) &&
-    typeof seconds === "number";
+  const right = isListOf(output, isPiece) && isListOf(names, isText) &&
+    isTextOrNull(error, 2 * MAX_ERROR_CHARS) && isTextOrNull(value, MAX_VALUE_BYTES) &&
+    typeof timed_out === "boolean" && Number.isSafeInteger(truncated) && (truncated as number) >= 0 &&
+    typeof seconds === "number" && seconds >= 0;
   if (!right) throw new TypeError("not a reply to execute");
-  return reply as unknown as Ran;
+  const ran = reply as unknown as Ran;
+  // in UTF-16 units, of which a character may take two
+  const printed = ran.output.reduce((sum, [, text]) => sum + text.length, 0);
+  if (printed > 2 * (outputChars + MARKER_CHARS) || ran.names.length > MAX_NAMES) {
+    throw new TypeError("more than was agreed in a reply to execute");
+  }
+  return ran;
 }
 
 function variableOf(name: string, value: unknown): Variable {

@@ -5,6 +5,8 @@
  * @module
  */
 
+import process from "node:process";
+
 import {
   asmSource,
   loadingSource,
@@ -26,7 +28,7 @@ const REPEAT = 500;
 const MEMORY_SLACK_MB = 256;
 /** How often an idle jail is asked whether it is idle, in milliseconds; it has as long to answer. */
 const IDLE_CHECK = 1000;
-/** How often the deadline is looked at and a waiting jail is asked whether it computes, in milliseconds. */
+/** How often deadline and memory are looked at, in milliseconds. */
 const TICK = 50;
 /** How long a load or a get may take, in seconds: a variable's own methods, or what a cell left behind, can hold it up. */
 const LOAD_OR_GET_WITHIN = 30;
@@ -113,26 +115,36 @@ export interface Outcome {
   seconds: number;
 }
 
-/** Measures the time in which the jail computes: all of it, less the waits that it spends idle in its event loop. */
+/** The processor time that this process has taken, in milliseconds; needs no permission. */
+function processorTime(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
+}
+
+/**
+ * Measures the time in which the jail computes: all of it, but of a span in which calls were open no more than the
+ * processor worked. So neither a slow host counts nor a slow machine, and slices of computing between two waits do.
+ */
 class ComputingClock {
   #spent = 0;
   #since = performance.now();
-  #asked = 0;
-  #answered = 0;
+  #processor = processorTime();
+  #waited = false;
 
-  /** Charge what has passed. `waits`: calls are open; then only time without an answer to a ping is charged. */
-  tick(waits: boolean, ping: (id: number) => void): number {
-    const now = performance.now();
-    const idle = waits && this.#answered === this.#asked && this.#asked > 0;
-    if (!idle) this.#spent += now - this.#since;
-    this.#since = now;
-    if (waits && this.#answered === this.#asked) ping(++this.#asked);
-    if (!waits) this.#answered = this.#asked = 0;
-    return this.#spent;
+  /** A call is open, now at least. */
+  waits(): void {
+    this.#waited = true;
   }
 
-  pong(id: number): void {
-    if (id === this.#asked) this.#answered = id;
+  /** Charge what has passed, and give the sum. `waits`: calls are open now. */
+  tick(waits: boolean): number {
+    const now = performance.now(), processor = processorTime();
+    const passed = now - this.#since;
+    this.#spent += this.#waited ? Math.min(passed, processor - this.#processor) : passed;
+    this.#since = now;
+    this.#processor = processor;
+    this.#waited = waits;
+    return this.#spent;
   }
 }
 
@@ -159,7 +171,12 @@ export class Sandbox {
   #maxPrinted = 0;
   #maxMemory = Infinity;
   #printed = 0;
+  #gave = false;
   #clock: ComputingClock | null = null;
+  #timeout = 0;
+  #timedOut = false;
+  #repeated = false;
+  #ticked = 0;
   #interruptedAt: number | null = null;
   #dead: SandboxDead | null = null;
   #idleCheck: ReturnType<typeof setTimeout> | undefined;
@@ -214,8 +231,8 @@ export class Sandbox {
   }
 
   #start(makeImage: boolean, settings: Settings, image: Uint8Array<ArrayBuffer> | null): void {
-    // the head of the output, in UTF-16 units
-    this.#maxPrinted = 2 * settings.output_chars;
+    // the head of the output, in UTF-16 units, in messages of a character at least
+    this.#maxPrinted = 3 * settings.output_chars;
     const message: ToJail = {
       type: "boot",
       makeImage,
@@ -295,35 +312,41 @@ export class Sandbox {
   ): Promise<Outcome> {
     const clock = this.#clock = new ComputingClock();
     this.#printed = 0;
-    let timedOut = false;
-    let repeated = false;
-    const timer = setInterval(() => {
-      this.#checkMemory();
-      const spent = clock.tick(this.#calls.size > 0, (id) => this.#worker.postMessage({ type: "ping", id }));
-      const interrupted = this.#interruptedAt === null ? 0 : performance.now() - this.#interruptedAt;
-      if (this.#interruptedAt === null && spent >= timeout * 1000) {
-        timedOut = true;
-        this.interrupt();
-      } else if (interrupted >= GRACE) {
-        const when = timedOut ? ` at ${timeout} s` : "";
-        this.#die(
-          new SandboxDead(`the cell did not end within ${GRACE / 1000} s of its interrupt${when}`, true),
-        );
-      } else if (interrupted >= REPEAT && !repeated) {
-        repeated = true;
-        this.interrupt();
-      }
-    }, TICK);
+    this.#gave = false;
+    this.#timeout = timeout * 1000;
+    this.#timedOut = this.#repeated = false;
+    const timer = setInterval(() => this.#tick(), TICK);
     try {
       const result = await this.#ask(message, transfer);
-      return { result, timedOut, seconds: clock.tick(false, () => {}) / 1000 };
+      return { result, timedOut: this.#timedOut, seconds: clock.tick(false) / 1000 };
     } finally {
       clearInterval(timer);
       this.#clock = null;
       this.#interruptedAt = null;
       this.#interrupts[0] = 0;
       this.#calls.clear();
-      this.#checkIdle(0);
+      this.#checkIdle(this.#idleAnswered = 0);
+    }
+  }
+
+  /** Look at the deadline and the memory of the job that runs. */
+  #tick(): void {
+    if (!this.#clock) return;
+    this.#ticked = performance.now();
+    this.#checkMemory();
+    const spent = this.#clock.tick(this.#calls.size > 0);
+    const interrupted = this.#interruptedAt === null ? 0 : performance.now() - this.#interruptedAt;
+    if (this.#interruptedAt === null && spent >= this.#timeout) {
+      this.#timedOut = true;
+      this.interrupt();
+    } else if (interrupted >= GRACE) {
+      const when = this.#timedOut ? ` at ${this.#timeout / 1000} s` : "";
+      this.#die(
+        new SandboxDead(`the cell did not end within ${GRACE / 1000} s of its interrupt${when}`, true),
+      );
+    } else if (interrupted >= REPEAT && !this.#repeated) {
+      this.#repeated = true;
+      this.interrupt();
     }
   }
 
@@ -340,12 +363,11 @@ export class Sandbox {
     if (this.#dead) return;
     this.#idleCheck = setTimeout(() => {
       if (this.#clock) return;
-      if (this.#idleAnswered < asked) {
+      if (this.#idleAnswered !== asked) {
         this.#die(new SandboxDead("the jail goes on computing after its cell has ended"));
       } else {
-        const id = this.#idleAnswered + 1;
-        this.#worker.postMessage({ type: "ping", id } satisfies ToJail);
-        this.#checkIdle(id);
+        this.#worker.postMessage({ type: "ping", id: asked + 1 } satisfies ToJail);
+        this.#checkIdle(asked + 1);
       }
     }, IDLE_CHECK);
   }
@@ -379,16 +401,20 @@ export class Sandbox {
   }
 
   #take(message: FromJail): void {
+    // in a flood of messages no timer gets its turn
+    if (performance.now() - this.#ticked > TICK) this.#tick();
     if (typeof message !== "object" || message === null) return;
     if (message.type === "done") this.#finish(message.id, String(message.result));
     else if (message.type === "call") this.#serve(Number(message.id), String(message.request));
     else if (message.type === "printed") {
       if (this.#clock) this.#pass(String(message.stream), String(message.text).toWellFormed());
     } else if (message.type === "final") {
-      if (this.#clock) this.#host.final(String(message.value).toWellFormed());
+      if (this.#clock && !this.#gave) {
+        this.#gave = true;
+        this.#host.final(String(message.value).toWellFormed());
+      }
     } else if (message.type === "pong") {
-      if (this.#clock) this.#clock.pong(Number(message.id));
-      else this.#idleAnswered = Number(message.id);
+      this.#idleAnswered = Number(message.id);
     } else if (message.type === "image") this.#booted.resolve(message.image);
     else if (message.type === "dead") this.#die(new SandboxDead(`the interpreter died: ${message.message}`));
     else if (message.type === "ready") {
@@ -399,7 +425,7 @@ export class Sandbox {
 
   /** More of what was printed than a cell may print is no output but a flood, in which no timer gets its turn. */
   #pass(stream: string, text: string): void {
-    this.#printed += text.length;
+    this.#printed += text.length + 1;
     if (this.#printed <= this.#maxPrinted) this.#host.printed(stream, text);
     else this.#die(new SandboxDead("the jail sends more than a cell may print"));
   }
@@ -413,6 +439,7 @@ export class Sandbox {
   async #serve(id: number, request: string): Promise<void> {
     // outside a cell nobody may ask: what is left over of a cell is not answered
     if (!this.#clock) return;
+    this.#clock.waits();
     this.#calls.add(id);
     const reply = await this.#host.call(request.toWellFormed());
     this.#calls.delete(id);

@@ -207,6 +207,21 @@ test("a cell that floods the pipe is ended", async () => {
   assert.ok(jail.printed <= 20_000);
 });
 
+test("a flood of messages that say nothing holds up no deadline", async () => {
+  for (const flood of ["emit('stdout', '')", "finish('1')", "wake(1)"]) {
+    await using jail = await Jail.booted();
+    const code = `import rlm_prelude, rlm_threads
+finish, emit = rlm_prelude.Bridge.finish, rlm_prelude.Bridge.emit
+wake = rlm_threads.Waits.wake
+while True: ${flood}`;
+    try {
+      assert.ok((await jail.execute(code, 0.5)).timed_out, flood);
+    } catch (error) {
+      assert.match(String(error), /more than a cell may print|did not end within/, flood);
+    }
+  }
+});
+
 test("what the jail posts in a shape that nobody expects ends the sandbox and nothing else", async () => {
   await using jail = await Jail.booted();
   const code = `

@@ -14,10 +14,15 @@ import datetime
 import decimal
 import enum
 import json
+import re
 
 MAX_DEPTH = 100
 # as a string of a message each byte may take two, and a message may have 64 MiB
 MAX_BYTES = 32_000_000
+# what a value may take on the host, told by the brackets, commas and colons of its text (its twin says how)
+MAX_HELD = 256 * 1024 * 1024
+WEIGHTS = {"{": 232, "[": 72, ",": 64, ":": 40}
+STRINGS = re.compile(r'"[^"\\]*+(?:\\.?[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 
 
 def well_formed(text):
@@ -39,7 +44,19 @@ def encode(value, max_bytes=MAX_BYTES):
     size = len(text.encode())
     if size > max_bytes:
         raise ValueError(f"the value takes {size:,} bytes as JSON; at most {max_bytes:,} can be sent")
+    if held_bytes(text) > MAX_HELD:
+        raise ValueError(f"the value has too many parts (about {text.count(','):,}): send it as text, or a part of it")
     return text
+
+
+def held_bytes(text):
+    """What the value of a JSON text takes in memory at most, in bytes."""
+    held = estimate(text)
+    return held if held <= MAX_HELD else estimate(STRINGS.sub('""', text)) + 2 * len(text)
+
+
+def estimate(text):
+    return 2 * len(text) + sum(size * text.count(mark) for mark, size in WEIGHTS.items())
 
 
 def decode(text):

@@ -14,7 +14,7 @@ import anyio.abc
 import msgspec
 
 from rlm_wasm.errors import ProtocolError
-from rlm_wasm.sandbox.wire import Blob, FrameReader, Message, encode_blob_header, encode_message
+from rlm_wasm.sandbox.wire import MAX_MESSAGE, Blob, FrameReader, Message, encode_blob_header, encode_message
 
 FUNCTION_FAILED = -32000
 UNRESPONSIVE = -32001
@@ -26,6 +26,8 @@ METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 
 MAX_OPEN_CALLS = 10_000
+# of answers that the child has not taken yet: it may ask for no more than it reads
+MAX_UNREAD = 256 * 1024 * 1024
 _CHUNK = 256 * 1024
 # a little more than the 2 s that the broker gives an interrupted cell
 _LINGER = 2.5
@@ -94,6 +96,7 @@ class Peer:
         self._open_calls: set[int] = set()
         self._outbox: deque[Sequence[bytes | memoryview]] = deque()
         self._outbox_filled = anyio.Event()
+        self._unsent = 0
         self._ended: Exception | None = None
         self.blobs: dict[int, bytes] = {}
         self.deaf = False
@@ -115,8 +118,11 @@ class Peer:
         into: type[Result],
         blobs: Sequence[bytes] = (),
         on_cancel: Callable[[], None] | None = None,
+        max_bytes: int = MAX_MESSAGE,
     ) -> Result:
-        """Ask, and decode the result strictly as `into`. `blobs` go ahead, as numbered by `next_blob_id`.
+        """Ask, and decode the result strictly as `into`, if it has no more than `max_bytes`.
+
+        `blobs` go ahead, as numbered by `next_blob_id`.
 
         If the caller is cancelled, `on_cancel` is called and the reply is awaited for 2.5 s more, so that the child is
         between two requests again when this returns; if it is not, `deaf` is set.
@@ -150,7 +156,10 @@ class Peer:
                 self._abandoned.add(id)
         if isinstance(waiting.outcome, Exception):
             raise waiting.outcome
-        return _decode(waiting.outcome, into)
+        result = waiting.outcome or msgspec.Raw(b"null")
+        if len(memoryview(result)) > max_bytes:
+            raise ProtocolError(f"the child sent a longer reply than the {max_bytes:,} bytes that were agreed")
+        return decode_strictly(result, into)
 
     @property
     def next_blob_id(self) -> int:
@@ -181,6 +190,7 @@ class Peer:
 
     def _put(self, *chunks: bytes | memoryview) -> None:
         self._outbox.append(chunks)
+        self._unsent += sum(map(len, chunks))
         self._outbox_filled.set()
 
     async def _write(self) -> None:
@@ -190,6 +200,7 @@ class Peer:
                     for chunk in self._outbox.popleft():
                         # both kinds of stream take any buffer, though anyio's annotation says bytes
                         await self._send_stream.send(cast(bytes, chunk))
+                        self._unsent -= len(chunk)
                 self._outbox_filled = anyio.Event()
                 await self._outbox_filled.wait()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
@@ -240,6 +251,8 @@ class Peer:
         except ValueError as error:
             refusal = {"code": FUNCTION_FAILED, "message": f"the answer cannot be sent: {error}"}
             frame = encode_message({"jsonrpc": "2.0", "id": id, "error": refusal})
+        if self._unsent + len(frame) > MAX_UNREAD:
+            raise ProtocolError("the child asks and does not read its answers")
         self._put(frame)
 
     def _take_reply(self, frame: Message) -> None:
@@ -257,10 +270,6 @@ class Peer:
             waiting.settle(frame.result)
         else:
             raise ProtocolError("a reply with neither a result nor an error")
-
-
-def _decode(result: msgspec.Raw | None, into: type[Result]) -> Result:
-    return decode_strictly(result or msgspec.Raw(b"null"), into)
 
 
 def decode_strictly(raw: msgspec.Raw, into: type[Result]) -> Result:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -39,6 +39,7 @@ from rlm_wasm.sandbox.session import (
 )
 from rlm_wasm.sandbox.values import decode, well_formed
 from rlm_wasm.sandbox.variables import Variable, prepare
+from rlm_wasm.sandbox.wire import MAX_MESSAGE
 
 Result = TypeVar("Result")
 
@@ -178,7 +179,8 @@ class Sandbox:
             params = {"code": well_formed(code), "timeout": seconds}
             session.begin_cell(seconds)
             try:
-                ran = await self._ask(session, "execute", params, Ran, seconds)
+                max_bytes = Ran.max_bytes(self._options.output_chars)
+                ran = await self._ask(session, "execute", params, Ran, seconds, max_bytes=max_bytes)
             finally:
                 session.cell_ended()
             return self._executed(session, ran)
@@ -192,7 +194,8 @@ class Sandbox:
             except RemoteError as error:
                 kind = KeyError if error.message.startswith("NameError") else TypeError
                 raise kind(error.message) from None
-            return self._decoded(session, reply.value)
+            with self._breaches_end(session):
+                return decode(reply.value)
 
     # --- children --------------------------------------------------------------------------------------------------
 
@@ -270,6 +273,7 @@ class Sandbox:
         into: type[Result],
         seconds: float = 0.0,
         blob: bytes | None = None,
+        max_bytes: int = MAX_MESSAGE,
     ) -> Result:
         """Ask the child; if it is lost, remember what went with it and raise what it is to be called.
 
@@ -277,7 +281,7 @@ class Sandbox:
         """
         blobs = () if blob is None else (blob,)
         try:
-            return await session.peer.request(method, params, into, blobs, on_cancel=session.interrupt)
+            return await session.peer.request(method, params, into, blobs, session.interrupt, max_bytes)
         except RemoteError as error:
             if error.code == rpc.INVALID_PARAMS:
                 raise
@@ -313,10 +317,11 @@ class Sandbox:
         self._names = tuple(self._loaded)
         return lost
 
-    def _decoded(self, session: Session, text: str) -> Any:
-        """The value that the child sent. One that breaks the rules ends the child, as every breach does."""
+    @contextmanager
+    def _breaches_end(self, session: Session) -> Generator[None]:
+        """What the child sent is looked at in this block: if it breaks the rules, the child is ended."""
         try:
-            return decode(text)
+            yield
         except ProtocolError as error:
             session.kill(str(error))
             self._bury(session)
@@ -355,8 +360,10 @@ class Sandbox:
                 session.interrupt()
 
     def _executed(self, session: Session, ran: Ran) -> Executed:
-        value = None if ran.value is None else self._decoded(session, ran.value)
-        final = self._decoded(session, session.finals[0]) if session.finals else None
+        with self._breaches_end(session):
+            ran.check(self._options.output_chars)
+            value = None if ran.value is None else decode(ran.value)
+            final = decode(session.finals[0]) if session.finals else None
         lost, self._lost = self._lost, ()
         self._names = tuple(name for name in ran.names if name.isidentifier())
         error = ran.error

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import anyio
 import anyio.abc
@@ -39,9 +39,17 @@ from rlm_wasm.sandbox.process import (
     deno_version,
     spawned,
 )
-from rlm_wasm.sandbox.values import decode, encode, well_formed
+from rlm_wasm.sandbox.values import MAX_HELD, decode, encode, held_bytes, well_formed
 from rlm_wasm.sandbox.wire import PROTOCOL
 
+# what a report of a cell may hold (deno/prelude.py, deno/tracebacks.py); the output's size is the caller's choice
+_ERROR_CHARS, _VALUE_BYTES, _NAMES, _NAME_CHARS = 10_000, 100_000, 256, 100
+# what the marker for what was left out may take
+_MARKER_CHARS = 200
+# a character that JSON escapes
+_ESCAPED = 6
+# what the arguments of the calls that are open may take together, by `held_bytes`
+_ARGUMENT_BYTES = MAX_HELD
 HostFunction = Callable[..., Any]
 OnPrint = Callable[[str, str], None]
 
@@ -103,13 +111,26 @@ class ImageMade(_Greeting, frozen=True, forbid_unknown_fields=True):
 
 
 class Ran(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    output: list[tuple[str, str]]
-    truncated: int
-    error: str | None
-    value: str | None
-    names: list[str]
+    # head, marker, tail, each of two streams in any order: what a cell may keep bounds their number
+    output: list[tuple[Literal["stdout", "stderr"], str]]
+    truncated: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+    error: Annotated[str, msgspec.Meta(max_length=_ERROR_CHARS)] | None
+    value: Annotated[str, msgspec.Meta(max_length=_VALUE_BYTES)] | None
+    names: Annotated[list[Annotated[str, msgspec.Meta(max_length=_NAME_CHARS)]], msgspec.Meta(max_length=_NAMES)]
     timed_out: bool
-    seconds: float
+    seconds: Annotated[float, msgspec.Meta(ge=0)]
+
+    @staticmethod
+    def max_bytes(output_chars: int) -> int:
+        """The longest that an honest report can be."""
+        chars = output_chars + _MARKER_CHARS + _ERROR_CHARS + _VALUE_BYTES + _NAMES * (_NAME_CHARS + 3) + 1000
+        # every character of the output may be a piece of its own
+        return _ESCAPED * chars + 16 * output_chars
+
+    def check(self, output_chars: int) -> None:
+        """Raise ProtocolError if there is more output than was agreed."""
+        if sum(len(text) for _, text in self.output) > output_chars + _MARKER_CHARS:
+            raise ProtocolError(f"the child sent more output than the {output_chars:,} characters that were agreed")
 
 
 class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -167,6 +188,7 @@ class Session:
         self.cell_seconds = 0.0
         self.cell_began = 0.0
         self._calls: set[anyio.CancelScope] = set()
+        self._argument_bytes = 0
 
     @property
     def deno(self) -> Path:
@@ -228,7 +250,18 @@ class Session:
     async def _request(self, method: str, params: msgspec.Raw) -> object:
         if method != "call" or not self.running:
             raise RemoteError(rpc.METHOD_NOT_FOUND, "nothing may be asked for now")
-        request = decode(decode_strictly(params, _Call).request)
+        text = decode_strictly(params, _Call).request
+        held = held_bytes(text)
+        # one call may be as large as a value may be; a few of that size at once are more than the host should hold
+        if self._argument_bytes and self._argument_bytes + held > _ARGUMENT_BYTES:
+            raise RemoteError(rpc.FUNCTION_FAILED, "the arguments of the calls that are open are too large together")
+        self._argument_bytes += held
+        try:
+            return await self._answer(decode(text))
+        finally:
+            self._argument_bytes -= held
+
+    async def _answer(self, request: Any) -> object:
         try:
             name, args, kwargs = request
             function = self.functions[name]

@@ -11,7 +11,9 @@ stands for itself; what JSON lacks is an object with one key that begins with `$
 `$dict` carries every dict that has a key which is not a str or which begins with `$`. Rules for the rest: lone
 surrogates become U+FFFD; NUL is an ordinary character; subclasses become their base (an Enum its value, a dataclass or
 a msgspec Struct a dict); what is nested more than 100 deep, so a cycle too, is a ValueError; any other type is a
-TypeError. Twin of `deno/values.py`; `tests/golden/values.json` holds both to the same texts.
+TypeError. What comes out of the sandbox is bounded before anything is made of it: a few bytes of text can stand for
+many of memory, and numbers can be chosen so that all have one hash. Twin of `deno/values.py`;
+`tests/golden/values.json` holds both to the same texts.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ import datetime
 import decimal
 import enum
 import json
+import operator
+import re
 from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
@@ -31,6 +35,11 @@ import msgspec
 from rlm_wasm.errors import ProtocolError
 
 MAX_DEPTH = 100
+# what the value of one text may take on the host, by `held_bytes`
+MAX_HELD = 256 * 1024 * 1024
+# of a set, or of the keys of a dict: each costs a comparison with all of its kind, and honest ones come in twos
+MAX_SAME_HASH = 64
+_STRINGS = re.compile(r'"[^"\\]*+(?:\\.?[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 
 
 def well_formed(text: str) -> str:
@@ -47,8 +56,22 @@ def encode(value: object) -> str:
     return json.dumps(_tagged(value, 0), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
+def held_bytes(text: str) -> int:
+    """What the value of a JSON text takes in memory at most, in bytes, told by its brackets, commas and colons."""
+    held = _estimate(text)
+    # those inside strings are only text; told apart where it matters, because it takes a while
+    return held if held <= MAX_HELD else _estimate(_STRINGS.sub('""', text)) + 2 * len(text)
+
+
+def _estimate(text: str) -> int:
+    # an empty dict or list, and what one more item or field costs with its number or short text
+    return 2 * len(text) + sum(bytes * text.count(mark) for mark, bytes in _WEIGHTS.items())
+
+
 def decode(text: str) -> Any:
     """The value of a JSON text that came out of the sandbox. Raises ProtocolError for one that breaks the rules."""
+    if held_bytes(text) > MAX_HELD:
+        raise ProtocolError(f"the sandbox sent a value that would take more than {MAX_HELD:,} bytes")
     try:
         return _untagged(json.loads(text, parse_constant=_refuse), 0)
     except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError, AttributeError) as error:
@@ -116,6 +139,7 @@ def _plain(value: Any) -> object:
 # Any: each is called with its own subclass, which no type of a tuple of classes can say
 _BASES: tuple[Any, ...] = (int, float, dict, list, tuple, set, frozenset)
 _NOTHING: dict[Any, Any] = {}
+_WEIGHTS = {"{": 232, "[": 72, ",": 64, ":": 40}
 _ITERABLES = (range, deque, type(_NOTHING.keys()), type(_NOTHING.values()), type(_NOTHING.items()))
 _SEQUENCES: dict[type, str] = {tuple: "$tuple", set: "$set", frozenset: "$frozenset"}
 _TEXTS: dict[type, tuple[str, Callable[[Any], str], Callable[[str], object]]] = {
@@ -133,11 +157,25 @@ _READERS: dict[str, Callable[[Any, int], object]] = {
     "$int": lambda text, _: int(text, 16),
     "$float": lambda text, _: {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}[text],
     "$tuple": lambda items, depth: tuple(_untagged(item, depth) for item in items),
-    "$set": lambda items, depth: {_untagged(item, depth) for item in items},
-    "$frozenset": lambda items, depth: frozenset(_untagged(item, depth) for item in items),
-    "$dict": lambda pairs, depth: {_untagged(key, depth): _untagged(item, depth) for key, item in pairs},
+    "$set": lambda items, depth: set(_hashable([_untagged(item, depth) for item in items])),
+    "$frozenset": lambda items, depth: frozenset(_hashable([_untagged(item, depth) for item in items])),
+    "$dict": lambda pairs, depth: dict(
+        zip(
+            _hashable([_untagged(key, depth) for key, _ in pairs]),
+            [_untagged(item, depth) for _, item in pairs],
+            strict=True,
+        )
+    ),
     **{tag: (lambda text, _, read=read: read(text)) for tag, _, read in _TEXTS.values()},
 }
+
+
+def _hashable(items: list[Any]) -> list[Any]:
+    """The items, if they may be hashed together: texts have hashes that nobody can choose, numbers do not."""
+    hashes = sorted(map(hash, items))
+    if any(map(operator.eq, hashes, hashes[MAX_SAME_HASH:])):
+        raise ValueError("too many of one hash")
+    return items
 
 
 def _untagged(value: object, depth: int) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import json
 import math
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -16,6 +17,7 @@ import pytest
 
 from rlm_wasm.errors import FunctionError, LimitExceeded, ProtocolError, SandboxCrashed
 from rlm_wasm.sandbox import Executed, Sandbox, wire
+from rlm_wasm.sandbox import session as session_module
 
 pytestmark = pytest.mark.anyio
 
@@ -337,6 +339,14 @@ async def test_a_prelude_that_lies_about_a_cell_ends_the_child_and_the_next_cell
         '{"output": [["a"]], "truncated": 0, "error": null, "value": null, "names": []}',
         '{"output": [], "truncated": 0, "error": null, "value": "]", "names": []}',
         '{"output": [], "truncated": 0, "error": null, "value": null, "names": [], "more": 1}',
+        '{"output": [], "truncated": -1, "error": null, "value": null, "names": []}',
+        '{"output": [["neither", "a"]], "truncated": 0, "error": null, "value": null, "names": []}',
+        json.dumps({"output": [["stdout", ""]] * 100_000, "truncated": 0, "error": None, "value": None, "names": []}),
+        json.dumps({"output": [["stdout", "a"]] * 10_201, "truncated": 0, "error": None, "value": None, "names": []}),
+        json.dumps({"output": [], "truncated": 0, "error": "e" * 10_001, "value": None, "names": []}),
+        json.dumps({"output": [], "truncated": 0, "error": None, "value": f'"{"v" * 100_000}"', "names": []}),
+        json.dumps({"output": [], "truncated": 0, "error": None, "value": None, "names": ["n"] * 257}),
+        json.dumps({"output": [], "truncated": 0, "error": None, "value": None, "names": ["n" * 101]}),
     ]
     async with Sandbox() as sandbox:
         await sandbox.load(context="here")
@@ -346,6 +356,39 @@ async def test_a_prelude_that_lies_about_a_cell_ends_the_child_and_the_next_cell
                 await run(sandbox, "1")
             after = await run(sandbox, "context")
             assert (after.value, after.lost) == ("here", ("mine",))
+
+
+async def test_arguments_that_are_too_large_together_are_an_error_in_the_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "_ARGUMENT_BYTES", 9_000_000)
+    leave = anyio.Event()
+
+    async def hold(text: str) -> int:
+        await leave.wait()
+        return len(text)
+
+    async with Sandbox(functions={"hold": hold}) as sandbox:
+        printed: list[str] = []
+
+        def on_print(stream: str, text: str) -> None:
+            printed.append(text)
+            if "".join(printed).count("together") == 4:
+                leave.set()
+
+        sandbox.on_print = on_print
+        code = """
+from concurrent.futures import ThreadPoolExecutor
+def attempt(size):
+    try:
+        return hold("x" * size)
+    except FunctionError as error:
+        print(error)
+        return None
+with ThreadPoolExecutor(8) as pool:
+    answers = list(pool.map(attempt, [1_000_000] * 8))
+sum(answer is None for answer in answers), max(answer or 0 for answer in answers)"""
+        done = await run(sandbox, code)
+        assert done.value == (4, 1_000_000)
+        assert "the arguments of the calls that are open are too large together" in done.output
 
 
 async def test_a_false_final_and_a_false_variable_end_the_child_too() -> None:

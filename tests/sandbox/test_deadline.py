@@ -126,6 +126,21 @@ async def test_computing_while_a_host_function_is_awaited_does_count() -> None:
         assert (await run(sandbox, "kept")).value == 1
 
 
+async def test_computing_in_slices_between_calls_counts_slice_by_slice() -> None:
+    async with Sandbox(functions={"nothing": lambda: None, "hang": anyio.sleep_forever}) as sandbox:
+        code = """
+import asyncio, threading, time
+threading.Thread(target=hang, daemon=True).start()
+while True:
+    until = time.perf_counter() + 0.02
+    while time.perf_counter() < until: pass
+    nothing()"""
+        done = await run(sandbox, code, timeout=0.5)
+        assert done.timed_out
+        # a slice that began before the deadline may have ended after it
+        assert 0.5 <= done.seconds < 5
+
+
 async def test_cells_that_are_asked_for_at_once_run_one_after_the_other(shared: Sandbox) -> None:
     await run(shared, "seen = []")
     async with anyio.create_task_group() as tasks:

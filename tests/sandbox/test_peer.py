@@ -408,3 +408,32 @@ async def test_a_cancelled_sender_leaves_no_half_frame_on_the_pipe() -> None:
         assert (await connection.child.receive())["id"] == 2
         connection.peer.notify("next", {})
         assert (await connection.child.receive())["method"] == "next"
+
+
+async def test_a_child_that_asks_and_does_not_read_its_answers_is_a_protocol_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(peer_module, "MAX_UNREAD", 1_000_000)
+
+    async def answer(method: str, params: msgspec.Raw) -> object:
+        return "x" * 1000
+
+    async with connected(answer) as connection:
+        for id in range(1, 2500):
+            # what it is sent stays in the pipe, of which it takes nothing
+            await connection.child.send(id=id, method="call", params={})
+        await connection.ended.wait()
+    assert isinstance(connection.error, ProtocolError)
+    assert "does not read its answers" in str(connection.error)
+
+
+async def test_a_reply_longer_than_was_agreed_is_a_protocol_error() -> None:
+    async with connected() as connection, anyio.create_task_group() as tasks:
+
+        async def request() -> None:
+            with pytest.raises(ProtocolError, match="a longer reply than the 5 bytes that were agreed"):
+                await connection.peer.request("question", {}, Answer, max_bytes=5)
+
+        tasks.start_soon(request)
+        asked = await connection.child.receive()
+        await connection.child.send(id=asked["id"], result={"number": 1})

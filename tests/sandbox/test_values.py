@@ -152,6 +152,50 @@ def test_an_enormous_value_is_refused_inside_by_its_bytes(inside: ModuleType) ->
     assert 2 * inside.MAX_BYTES < 64 * 1024 * 1024
 
 
+MANY_PARTS = {
+    "lists": lambda: [[]] * 2_000_000,
+    "numbers": lambda: [7] * 5_000_000,
+    "fields": lambda: [{"a": 1}] * 1_000_000,
+}
+
+
+@pytest.mark.parametrize("kind", MANY_PARTS)
+def test_a_value_of_very_many_parts_is_refused_inside_and_again_on_the_host(kind: str, inside: ModuleType) -> None:
+    value = MANY_PARTS[kind]()
+    with pytest.raises(ValueError, match=r"has too many parts .*send it as text, or a part of it"):
+        inside.encode(value)
+    with pytest.raises(ProtocolError, match="would take more than"):
+        host.decode(json.dumps(value))
+    assert (inside.MAX_HELD, inside.WEIGHTS) == (host.MAX_HELD, host._WEIGHTS)
+
+
+def test_a_value_with_many_marks_in_its_texts_has_few_parts(inside: ModuleType) -> None:
+    for text in ('a,b,c:"[{' * 1_000_000, "\\" * 1_000_000 + '"' + "[" * 5_000_000):
+        assert host.decode(inside.encode([text])) == [text]
+
+
+@pytest.mark.parametrize("text", ['"', '"' + "," * 5_000_000, '"\\' + '",' * 5_000_000, '"' + '\\"' * 5_000_000 + "\\"])
+def test_a_text_that_is_not_closed_is_measured_as_fast_as_any(text: str) -> None:
+    assert host.held_bytes(text) <= host.MAX_HELD or text.count('"') > 1
+    with pytest.raises(ProtocolError):
+        host.decode(text)
+
+
+@pytest.mark.parametrize(
+    "form", ['{"$set":[%s]}', '{"$frozenset":[%s]}', '{"$dict":[%s]}'], ids=["set", "frozenset", "dict"]
+)
+@pytest.mark.parametrize("kind", ["int", "tuple", "float"])
+def test_members_that_share_one_hash_are_refused(form: str, kind: str) -> None:
+    def member(number: int) -> str:
+        same = f'{{"$int":"{(number + 1) * (2**61 - 1):#x}"}}'
+        text = {"int": same, "tuple": f'{{"$tuple":[1,{same}]}}', "float": f"{2.0 ** (61 * (number % 16))!r}"}[kind]
+        return f"[{text},1]" if "dict" in form else text
+
+    assert len(host.decode(form % ",".join(map(member, range(8))))) == 8
+    with pytest.raises(ProtocolError, match="breaks the rules"):
+        host.decode(form % ",".join(map(member, range(1000))))
+
+
 def test_a_struct_of_the_hosts_goes_in_as_a_dict() -> None:
     class Launch(msgspec.Struct):
         name: str
