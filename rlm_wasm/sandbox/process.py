@@ -168,6 +168,20 @@ def environment(folder: Path) -> dict[str, str]:
     return variables
 
 
+def available_memory() -> int | None:
+    """Bytes of memory that this machine, or the control group of this process, can still give; None where unknown."""
+    found: list[int] = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    with contextlib.suppress(OSError, ValueError):
+        # "max" where there is no limit
+        group = Path("/sys/fs/cgroup")
+        limit, used = ((group / name).read_text() for name in ("memory.max", "memory.current"))
+        found.append(max(0, int(limit) - int(used)))
+    return min(found, default=None)
+
+
 class Child:
     """A running child process. Made by `spawned`; its pipes are `stdin` and `stdout`."""
 

@@ -22,8 +22,9 @@ from rlm_wasm.errors import ProtocolError, SandboxCrashed, SandboxError, Sandbox
 from rlm_wasm.sandbox import image as images
 from rlm_wasm.sandbox import peer as rpc
 from rlm_wasm.sandbox.peer import ConnectionEnded, RemoteError
-from rlm_wasm.sandbox.process import find_deno
+from rlm_wasm.sandbox.process import MAX_MEMORY_MB, available_memory, find_deno
 from rlm_wasm.sandbox.session import (
+    DEFAULT_MEMORY_MB,
     DidNotBoot,
     Empty,
     HostFunction,
@@ -38,7 +39,7 @@ from rlm_wasm.sandbox.session import (
     serve_child,
 )
 from rlm_wasm.sandbox.values import decode, well_formed
-from rlm_wasm.sandbox.variables import Variable, prepare
+from rlm_wasm.sandbox.variables import Variable, megabytes, prepare
 from rlm_wasm.sandbox.wire import MAX_MESSAGE
 
 Result = TypeVar("Result")
@@ -47,6 +48,8 @@ Result = TypeVar("Result")
 _BROKER_GRACE = 7.0
 _PING_EVERY = 2.0
 _PING_WITHIN = 10.0
+# what cells need beside what is loaded, in MB
+_WORKING_MB = 256
 # a little more than the broker's own 2 s, so that its word comes first
 _INTERRUPT_WITHIN = 2.5
 
@@ -97,6 +100,7 @@ class Sandbox:
         self._tasks: anyio.abc.TaskGroup | None = None
         self._session: Session | None = None
         self._loaded: dict[str, Variable] = {}
+        self._memory_mb = self._options.memory_mb or DEFAULT_MEMORY_MB
         self._names: tuple[str, ...] = ()
         self._isolation: Isolation | None = None
         self._lost: tuple[str, ...] = ()
@@ -156,14 +160,16 @@ class Sandbox:
     async def load(self, **variables: object) -> None:
         """Set variables in the sandbox: str and bytes as they are, anything JSON-like by value (`values.py`).
 
-        They are set again in every fresh child. Raises ValueError if they do not fit the sandbox's memory, TypeError
-        for what has no form there.
+        They are set again in every fresh child. Where `memory_mb` was not chosen and they need more than the sandbox
+        has, it is started anew with more, if no cell has made a variable in it yet. Raises ValueError if they do not
+        fit the sandbox's memory or the machine's, TypeError for what has no form there.
         """
-        for name, value in variables.items():
-            variable = prepare(name, value, self._options.memory_mb)
-            async with self._lock:
+        prepared = {name: prepare(name, value) for name, value in variables.items()}
+        async with self._lock:
+            self._make_room(prepared)
+            for name, variable in prepared.items():
                 await self._load(await self._started(), name, variable)
-            self._loaded[name] = variable
+                self._loaded[name] = variable
 
     async def execute(self, code: str, *, timeout: float | None = None) -> Executed:
         """Run one cell; `timeout` in seconds of computing, the sandbox's own if None.
@@ -196,6 +202,37 @@ class Sandbox:
                 raise kind(error.message) from None
             with self._breaches_end(session):
                 return decode(reply.value)
+
+    def _make_room(self, variables: Mapping[str, Variable]) -> None:
+        """Raise ValueError if there is no room for them; where there could be, end the child for a larger one."""
+        size = sum(variable.needed for variable in (self._loaded | dict(variables)).values())
+        needed = megabytes(size)
+        about = f"{', '.join(variables)} needs about {needed:,} MB in the sandbox"
+        if self._options.memory_mb is not None:
+            if needed > self._memory_mb:
+                raise ValueError(
+                    f"{about}, and memory_mb={self._memory_mb}: raise it (at most {MAX_MEMORY_MB:,}), leave it to be "
+                    "chosen by what is loaded, or load a part"
+                )
+            return
+        if needed > MAX_MEMORY_MB - _WORKING_MB:
+            raise ValueError(f"{about}, and no sandbox holds more than {MAX_MEMORY_MB:,} MB: load a part of it")
+        wanted = min(2 * needed + _WORKING_MB, MAX_MEMORY_MB)
+        if wanted <= self._memory_mb:
+            return
+        available = available_memory()
+        if available is not None and megabytes(available) < needed + _WORKING_MB:
+            raise ValueError(f"{about}, and the machine has {megabytes(available):,} MB left: load a part of it")
+        made = [name for name in self._names if name not in self._loaded]
+        if made and self.alive:
+            raise ValueError(
+                f"{about}, more than the {self._memory_mb:,} MB that it was started with, and starting it anew would "
+                f"lose what cells have made ({', '.join(made[:5])}): load it first, or choose memory_mb={wanted}"
+            )
+        self._memory_mb = wanted
+        if self._session is not None:
+            self._session.kill("a larger one takes its place")
+            self._bury(self._session)
 
     # --- children --------------------------------------------------------------------------------------------------
 
@@ -238,7 +275,7 @@ class Sandbox:
         return await self._start_session(tasks, *attempts[-1])
 
     async def _start_session(self, tasks: anyio.abc.TaskGroup, image: bytes | None, confined: bool) -> Session:
-        options = self._options
+        options = msgspec.structs.replace(self._options, memory_mb=self._memory_mb)
         session: Session = await tasks.start(serve_child, options, self._printed, 0, confined)
         await initialize(session, options, image)
         tasks.start_soon(self._watch, session)

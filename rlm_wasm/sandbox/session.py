@@ -42,6 +42,8 @@ from rlm_wasm.sandbox.process import (
 from rlm_wasm.sandbox.values import MAX_HELD, decode, encode, held_bytes, well_formed
 from rlm_wasm.sandbox.wire import PROTOCOL
 
+# enough for a 100 MB text and what is made of it; a laptop has it
+DEFAULT_MEMORY_MB = 1024
 # what a report of a cell may hold (deno/prelude.py, deno/tracebacks.py); the output's size is the caller's choice
 _ERROR_CHARS, _VALUE_BYTES, _NAMES, _NAME_CHARS = 10_000, 100_000, 256, 100
 # what the marker for what was left out may take
@@ -61,16 +63,16 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     """All that can be chosen about a sandbox.
 
     `functions`: host functions by name, sync (run in a thread) or async. `memory_mb`: megabytes beyond what boot
-    needs. `output_chars`: characters of output kept for a cell. `max_output_words`: words kept, None for no cap.
-    `timeout`: seconds of computing for a cell. `wait_timeout`: seconds that a cell may wait for host functions, all
-    waits together; then it is interrupted too. `max_concurrency`: host functions running at once. `deno`: the path of
-    a Deno binary. `use_image`: start from a memory image on disk, and make one if there is none. `require="kernel"`:
-    refuse to start where the operating system's layer does not hold (see `Sandbox.isolation`).
+    needs; None for 1024, or for twice what is loaded and 256 more if that is larger. `output_chars`: characters of
+    output kept for a cell. `max_output_words`: words kept, None for no cap. `timeout`: seconds of computing for a cell.
+    `wait_timeout`: seconds that a cell may wait for host functions, all waits together; then it is interrupted too.
+    `max_concurrency`: host functions running at once. `deno`: the path of a Deno binary. `use_image`: start from a
+    memory image on disk, and make one if there is none. `require="kernel"`: refuse to start where the operating
+    system's layer does not hold (see `Sandbox.isolation`).
     """
 
     functions: Mapping[str, HostFunction] = {}
-    # enough for a 100 MB text and what is made of it; a laptop has it
-    memory_mb: int = 1024
+    memory_mb: int | None = None
     # about 2,500 tokens: what a model reads without losing sight of the rest
     output_chars: int = 10_000
     max_output_words: int | None = None
@@ -89,9 +91,10 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
             if not name.isidentifier() or not name.isascii():
                 raise ValueError(f"functions: {name!r} is not a plain Python name")
         for field in ("memory_mb", "output_chars", "timeout", "wait_timeout", "max_concurrency"):
-            if not 0 < getattr(self, field) < math.inf:
-                raise ValueError(f"{field} must be finite and above 0, not {getattr(self, field)!r}")
-        if self.memory_mb > MAX_MEMORY_MB:
+            value = getattr(self, field)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{field} must be finite and above 0, not {value!r}")
+        if self.memory_mb is not None and self.memory_mb > MAX_MEMORY_MB:
             raise ValueError(f"memory_mb: at most {MAX_MEMORY_MB}, the address space of 32-bit WebAssembly")
         if self.max_output_words is not None and self.max_output_words < 1:
             raise ValueError("max_output_words must be above 0")
@@ -352,7 +355,7 @@ async def serve_child(
     task_status: anyio.abc.TaskStatus[Session],
 ) -> None:
     """Spawn a child, hand out its `Session`, and serve it until it ends. To be started in a task group."""
-    async with spawned(ChildOptions(options.deno, options.memory_mb, confined)) as child:
+    async with spawned(ChildOptions(options.deno, options.memory_mb or DEFAULT_MEMORY_MB, confined)) as child:
         session = Session(child, options, on_print, max_blob)
         task_status.started(session)
         await session.serve()
@@ -364,7 +367,7 @@ async def initialize(session: Session, options: SandboxOptions, image: bytes | N
         "protocol": PROTOCOL,
         "functions": list(options.functions),
         "output_chars": options.output_chars,
-        "memory_mb": options.memory_mb,
+        "memory_mb": options.memory_mb or DEFAULT_MEMORY_MB,
     }
     if options.max_output_words is not None:
         params["output_words"] = options.max_output_words

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 
 import msgspec
 
-from rlm_wasm.sandbox.process import MAX_MEMORY_MB
 from rlm_wasm.sandbox.values import encode
 
 # one part: large enough that its frame costs nothing, small enough to be on its way while the next is made
 PART_BYTES = 4 * 1024 * 1024
+# the largest object of a CPython whose sizes have 31 bits, less its header
+MAX_SIZE = 2**31 - 1024
 _WIDTHS = {"ascii": 1, "latin1": 1, "ucs2": 2, "ucs4": 4, "bytes": 1}
 _CODECS = {"ascii": "ascii", "latin1": "latin-1", "ucs2": "utf-16-le", "ucs4": "utf-32-le"}
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -32,6 +33,11 @@ class Variable(msgspec.Struct, frozen=True):
         """Bytes that `content` takes in the sandbox."""
         return len(self.content) * _WIDTHS[self.form]
 
+    @property
+    def needed(self) -> int:
+        """Bytes that the variable takes in the sandbox: of a value, also the objects that are made of its text."""
+        return self.size * (5 if self.kind == "value" else 1)
+
     def parts(self) -> Iterator[bytes]:
         """The bytes, some megabytes at a time. Lone surrogates become U+FFFD."""
         step = PART_BYTES // _WIDTHS[self.form]
@@ -47,30 +53,31 @@ def _encoded(piece: str, codec: str) -> bytes:
         return _SURROGATES.sub("\ufffd", piece).encode(codec)
 
 
-def prepare(name: str, value: object, memory_mb: int) -> Variable:
+def prepare(name: str, value: object) -> Variable:
     """The form in which a variable travels.
 
-    Raises ValueError for what is not a name or does not fit `memory_mb`, TypeError for what has no form in the sandbox.
+    Raises ValueError for what is not a name or too large for any sandbox, TypeError for what has no form there.
     """
     if not name.isidentifier() or name.startswith("__"):
         raise ValueError(f"{name!r} is not a name for a variable")
     if isinstance(value, str):
         variable = Variable("text", find_form(value), value)
-        needed = variable.size
     elif isinstance(value, (bytes, bytearray)):
         variable = Variable("bytes", "bytes", bytes(value))
-        needed = variable.size
     else:
         text = encode(value)
         variable = Variable("value", find_form(text), text)
-        # the text, and the objects that are made of it beside it
-        needed = 5 * variable.size
-    if needed > memory_mb * 1024 * 1024:
+    if variable.size > MAX_SIZE:
         raise ValueError(
-            f"{name} needs about {needed / 1_000_000:,.0f} MB in the sandbox, which has {memory_mb * 1.048576:,.0f} MB "
-            f"(memory_mb={memory_mb}): raise memory_mb (at most {MAX_MEMORY_MB:,}) or load a part of it"
+            f"{name} takes {variable.size:,} bytes in the sandbox, where one object can have {MAX_SIZE:,} (32-bit "
+            "CPython): load it in several variables"
         )
     return variable
+
+
+def megabytes(size: int) -> int:
+    """Bytes as the mebibytes of `memory_mb`, rounded up."""
+    return -(-size // (1024 * 1024))
 
 
 def find_form(text: str) -> str:

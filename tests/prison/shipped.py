@@ -155,7 +155,7 @@ def without_the_kernel() -> None:
 @asynccontextmanager
 async def opened(traps: Traps, group: str) -> AsyncIterator[Shipped]:
     """The shipped sandbox, warm, with its bystander."""
-    memory_mb = _MEMORY_MB.get(group, SandboxOptions().memory_mb)
+    memory_mb = _MEMORY_MB.get(group)
     options = SandboxOptions(functions=traps.functions(), output_chars=OUTPUT_CHARS, memory_mb=memory_mb)
     async with SandboxPool(1, options=options) as pool, Sandbox() as bystander:
         await bystander.execute("mine = 'a bystander'")

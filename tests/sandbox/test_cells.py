@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 from types import ModuleType
@@ -12,7 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm_wasm.sandbox import Executed, Sandbox
+from rlm_wasm.sandbox import Executed, Sandbox, variables
+from rlm_wasm.sandbox import sandbox as sandbox_module
+from rlm_wasm.sandbox.process import available_memory
 
 pytestmark = pytest.mark.anyio
 
@@ -28,6 +32,11 @@ async def shared() -> AsyncIterator[Sandbox]:
 async def run(sandbox: Sandbox, code: str) -> Executed:
     with anyio.fail_after(WITHIN):
         return await sandbox.execute(code)
+
+
+def pid_of(sandbox: Sandbox) -> int:
+    assert sandbox._session is not None
+    return sandbox._session._child.pid
 
 
 async def error_of(sandbox: Sandbox, code: str) -> str:
@@ -465,7 +474,7 @@ async def test_variables_are_loaded_whole_and_read_back_with_their_types() -> No
 
 async def test_what_cannot_be_loaded_is_refused_with_a_reason_and_costs_nothing() -> None:
     async with Sandbox(memory_mb=1) as sandbox:
-        with pytest.raises(ValueError, match=r"context needs about 2 MB in the sandbox, which has 1 MB"):
+        with pytest.raises(ValueError, match=r"context needs about 2 MB in the sandbox, and memory_mb=1: raise it"):
             await sandbox.load(context="x" * 2_000_000)
         with pytest.raises(TypeError, match="object cannot be sent"):
             await sandbox.load(thing=object())
@@ -475,6 +484,52 @@ async def test_what_cannot_be_loaded_is_refused_with_a_reason_and_costs_nothing(
             await sandbox.load(__builtins__=1)
         await sandbox.load(fits="x" * 1000)
         assert (await run(sandbox, "len(fits)")).value == 1000
+
+
+async def test_a_large_context_gets_a_larger_sandbox_unless_something_would_be_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sandbox_module, "DEFAULT_MEMORY_MB", 64)
+    monkeypatch.setattr(sandbox_module, "_WORKING_MB", 32)
+    text = "x" * 40_000_000
+    async with Sandbox() as sandbox:
+        await sandbox.load(small="x" * 10_000_000)
+        first = pid_of(sandbox)
+        await sandbox.load(context=text, other=text)
+        assert pid_of(sandbox) != first
+        done = await run(sandbox, "made = context + other; len(small), len(made)")
+        assert (done.value, done.lost) == ((10_000_000, 80_000_000), ())
+        with pytest.raises(
+            ValueError, match=r"would lose what cells have made \(made\): load it first, or choose memory"
+        ):
+            await sandbox.load(third=text)
+        assert (await run(sandbox, "len(made)")).value == 80_000_000
+    async with Sandbox() as sandbox:
+        monkeypatch.setattr(sandbox_module, "available_memory", lambda: 50 * 1024 * 1024)
+        with pytest.raises(
+            ValueError, match="context needs about 39 MB in the sandbox, and the machine has 50 MB left"
+        ):
+            await sandbox.load(context=text)
+        monkeypatch.setattr(sandbox_module, "MAX_MEMORY_MB", 64)
+        with pytest.raises(ValueError, match="no sandbox holds more than 64 MB"):
+            await sandbox.load(context=text)
+        assert (await run(sandbox, "1")).value == 1
+
+
+def test_one_object_larger_than_an_interpreter_of_32_bits_can_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert variables.prepare("context", "x" * 100).size == 100
+    monkeypatch.setattr(variables, "MAX_SIZE", 99)
+    with pytest.raises(ValueError, match="where one object can have 99"):
+        variables.prepare("context", "x" * 100)
+
+
+def test_the_memory_that_a_machine_has_left_is_told_where_linux_tells_it() -> None:
+    if sys.platform == "linux":
+        available = available_memory()
+        assert available is not None
+        assert 0 <= available <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:
+        assert available_memory() is None
 
 
 async def test_a_timeout_that_is_no_time_is_the_callers_mistake(shared: Sandbox) -> None:
