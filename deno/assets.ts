@@ -1,17 +1,13 @@
 /**
- * The files of the jail, as bytes and texts. Static imports need no permission to read, so a process that never had
- * one still gets them; nothing is looked up at run time.
+ * What the jail loads, as bytes and texts. Imports that are written out need no permission to read, so a process that
+ * never had one still gets them; nothing is looked up at run time.
  *
  * @module
  */
 
 import stdlib from "./pyodide/python_stdlib.zip" with { type: "bytes" };
-import wasm from "./pyodide/pyodide.asm.wasm" with { type: "bytes" };
 import asmSource from "./pyodide/pyodide.asm.mjs" with { type: "text" };
 import pyodideSource from "./pyodide/pyodide.mjs" with { type: "text" };
-import loadingSource from "./loading.ts" with { type: "text" };
-import realmSource from "./realm.ts" with { type: "text" };
-import workerSource from "./worker.ts" with { type: "text" };
 import awaits from "./awaits.py" with { type: "text" };
 import output from "./output.py" with { type: "text" };
 import prelude from "./prelude.py" with { type: "text" };
@@ -19,9 +15,7 @@ import threads from "./threads.py" with { type: "text" };
 import tracebacks from "./tracebacks.py" with { type: "text" };
 import values from "./values.py" with { type: "text" };
 
-export { asmSource, loadingSource, pyodideSource, realmSource, workerSource };
-/** CPython, compiled to WebAssembly. */
-export const WASM: Uint8Array<ArrayBuffer> = wasm;
+export { asmSource, pyodideSource };
 /** CPython's standard library, a zip. */
 export const STDLIB: Uint8Array<ArrayBuffer> = stdlib;
 /** The Python that runs inside, as modules by name; `rlm_prelude` imports the others. */

@@ -13,6 +13,8 @@ import { PROTOCOL } from "./wire.ts";
 const NO_ROOM = "MemoryError: there is no room for it in the sandbox";
 type Fields = Record<string, unknown>;
 
+// started before anything has been asked: it can do much until it is known what is wanted
+const jail = new Sandbox();
 let sandbox: Sandbox | null = null;
 let initialized = false;
 
@@ -149,15 +151,20 @@ const methods: Record<string, (params: Fields) => unknown> = {
     const holes = await findPermissions();
     if (holes.length > 0) return endWith(ErrorCode.notSafe, `the process is not sealed: ${holes.join("; ")}`);
     try {
-      sandbox = await Sandbox.boot(host, chosen, image);
+      await jail.boot(host, chosen, image);
+      sandbox = jail;
     } catch (error) {
       return endWith(ErrorCode.notSafe, error);
     }
     return { protocol: PROTOCOL, deno: Deno.version.deno, v8: Deno.version.v8 };
   },
+  prepare(params) {
+    // hearsay of the host's: what is no head fails at the boot
+    if (!initialized) jail.prepare(peer.takeBlob(params.head));
+  },
   async make_image(params) {
     checkProtocol(params);
-    const image = peer.sendBlob(await Sandbox.makeImage());
+    const image = peer.sendBlob(await jail.makeImage());
     return { protocol: PROTOCOL, image };
   },
   async load(params) {

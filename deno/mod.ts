@@ -58,7 +58,7 @@ export interface SandboxOptions {
   timeout?: number;
   /** The path of a Deno binary; the one that runs this program. */
   deno?: string;
-  /** A memory image that `Sandbox.makeImage` gave: the start then takes a quarter of a second instead of two. */
+  /** A memory image that `Sandbox.makeImage` gave: the start then takes a fraction of the time. */
   image?: Uint8Array<ArrayBuffer>;
 }
 
@@ -127,7 +127,7 @@ export class Sandbox implements AsyncDisposable {
     return sandbox;
   }
 
-  /** Make a memory image from which later sandboxes start faster: 31 MB, of a jail that has seen no data. */
+  /** Make a memory image from which later sandboxes start faster: 16 MB, of a jail that has seen no data. */
   static async makeImage(options: Pick<SandboxOptions, "deno"> = {}): Promise<Uint8Array<ArrayBuffer>> {
     return await Session.makeImage(sessionOptions(options));
   }

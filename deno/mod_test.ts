@@ -286,7 +286,7 @@ test("what does not start is a SandboxStartError that says why, and leaves no fo
   await using folder = new OwnFolder();
   const mistakes: [SandboxOptions, RegExp][] = [
     [{ deno: "/nowhere/deno" }, /\/nowhere\/deno could not be started/],
-    [{ image: new TextEncoder().encode("no image") }, /did not start: the interpreter died/],
+    [{ image: new TextEncoder().encode("no image") }, /did not start: no image/],
   ];
   if (Deno.build.os !== "windows") {
     mistakes.push(

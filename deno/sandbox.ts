@@ -5,20 +5,12 @@
  * @module
  */
 
-import process from "node:process";
-
-import {
-  asmSource,
-  loadingSource,
-  pyodideSource,
-  PYTHON_MODULES,
-  realmSource,
-  STDLIB,
-  WASM,
-  workerSource,
-} from "./assets.ts";
-
+import { headLength } from "./image.ts";
 import type { Form } from "./loading.ts";
+import imageSource from "./image.ts" with { type: "text" };
+import loadingSource from "./loading.ts" with { type: "text" };
+import realmSource from "./realm.ts" with { type: "text" };
+import workerSource from "./worker.ts" with { type: "text" };
 
 /** How long an interrupted cell may take to end, in milliseconds. */
 export const GRACE = 2000;
@@ -48,17 +40,23 @@ export interface Settings {
 
 /** What the broker sends into the jail. */
 export type ToJail =
+  | { type: "modules"; realm: string; image: string; loading: string }
   | {
-    type: "boot";
-    makeImage: boolean;
-    urls: { realm: string; loading: string; pyodide: string; asm: string };
-    wasm: WebAssembly.Module;
+    type: "assets";
+    pyodide: string;
+    asm: string;
     stdlib: Uint8Array<ArrayBuffer>;
     platform: typeof PLATFORM;
     modules: [name: string, source: string][];
+  }
+  | { type: "wasm"; module: WebAssembly.Module }
+  | { type: "prepare"; head: Uint8Array<ArrayBuffer> | null }
+  | { type: "make_image" }
+  | {
+    type: "boot";
     interrupts: Uint8Array<ArrayBufferLike>;
     settings: string;
-    image: Uint8Array<ArrayBuffer> | null;
+    body: Uint8Array<ArrayBuffer> | null;
   }
   | { type: "execute"; id: number; code: string; number: number }
   | { type: "load"; id: number; name: string; kind: string; bytes: Uint8Array<ArrayBuffer> }
@@ -115,9 +113,13 @@ export interface Outcome {
   seconds: number;
 }
 
-/** The processor time that this process has taken, in milliseconds; needs no permission. */
+/** Node's way to ask, which needs no permission; loaded when first wanted, because that takes as long as Deno's start. */
+let node: typeof import("node:process") | null = null;
+
+/** The processor time that this process has taken, in milliseconds; NaN while the way to ask is being loaded. */
 function processorTime(): number {
-  const { user, system } = process.cpuUsage();
+  if (!node) return NaN;
+  const { user, system } = node.cpuUsage();
   return (user + system) / 1000;
 }
 
@@ -140,7 +142,9 @@ class ComputingClock {
   tick(waits: boolean): number {
     const now = performance.now(), processor = processorTime();
     const passed = now - this.#since;
-    this.#spent += this.#waited ? Math.min(passed, processor - this.#processor) : passed;
+    const worked = processor - this.#processor;
+    this.#spent += this.#waited && worked < passed ? worked : passed;
+    if (this.#waited && !node) void import("node:process").then((loaded) => node = loaded.default);
     this.#since = now;
     this.#processor = processor;
     this.#waited = waits;
@@ -160,7 +164,8 @@ function blobUrl(source: string, type = "text/javascript"): string {
 /** One jail and what is known of it. */
 export class Sandbox {
   #worker: Worker;
-  #host: Host;
+  #host: Host | null = null;
+  #prepared = false;
   #interrupts = new Uint8Array(new SharedArrayBuffer(1));
   #jobs = new Map<number, Job>();
   #lastId = 0;
@@ -184,8 +189,8 @@ export class Sandbox {
   #booted = Promise.withResolvers<unknown>();
   #ready = false;
 
-  private constructor(host: Host) {
-    this.#host = host;
+  /** Start a jail, which makes itself ready as far as it can before it is said what it is for. */
+  constructor() {
     // no permission is ever held in the jail; if this option were not understood the start would throw
     this.#worker = new Worker(blobUrl(workerSource, "application/typescript"), {
       type: "module",
@@ -203,54 +208,80 @@ export class Sandbox {
       // a stack of WebAssembly addresses follows in the other lines
       this.#die(new SandboxDead(`the interpreter died: ${event.message.split("\n")[0]}`));
     };
+    // whoever boots it hears of a failure; nobody may
+    this.#booted.promise.catch(() => {});
+    this.#sendAssets().catch((error) => this.#die(new SandboxDead(`its files: ${(error as Error).message}`)));
   }
 
-  /** Boot a jail, from a memory image if there is one. Rejects if it does not hold. */
-  static async boot(host: Host, settings: Settings, image: Uint8Array<ArrayBuffer> | null): Promise<Sandbox> {
-    const sandbox = new Sandbox(host);
-    sandbox.#start(false, settings, image);
-    await sandbox.#booted.promise;
-    if (settings.memory_mb !== null) {
-      sandbox.#maxMemory = Deno.memoryUsage().rss + (settings.memory_mb + MEMORY_SLACK_MB) * 1024 * 1024;
-    }
-    sandbox.#ready = true;
-    return sandbox;
-  }
-
-  /** Boot a jail that sees no data, and give its memory image. */
-  static async makeImage(): Promise<Uint8Array<ArrayBuffer>> {
-    const nobody: Host = {
-      call: () => Promise.resolve("{}"),
-      printed: () => {},
-      final: () => {},
-      died: () => {},
-    };
-    const sandbox = new Sandbox(nobody);
-    sandbox.#start(true, { functions: [], output_chars: 0, output_words: null, memory_mb: null }, null);
-    return await sandbox.#booted.promise as Uint8Array<ArrayBuffer>;
-  }
-
-  #start(makeImage: boolean, settings: Settings, image: Uint8Array<ArrayBuffer> | null): void {
-    // the head of the output, in UTF-16 units, in messages of a character at least
-    this.#maxPrinted = 3 * settings.output_chars;
-    const message: ToJail = {
-      type: "boot",
-      makeImage,
-      urls: {
-        realm: blobUrl(realmSource, "application/typescript"),
-        loading: blobUrl(loadingSource, "application/typescript"),
-        pyodide: blobUrl(pyodideSource),
-        asm: blobUrl(asmSource),
-      },
-      wasm: new WebAssembly.Module(WASM),
+  /** What the jail needs of files. Imports that are written out need no permission; meanwhile the jail starts. */
+  async #sendAssets(): Promise<void> {
+    this.#post({
+      type: "modules",
+      realm: blobUrl(realmSource, "application/typescript"),
+      image: blobUrl(imageSource, "application/typescript"),
+      loading: blobUrl(loadingSource, "application/typescript"),
+    });
+    // first, because V8 compiles it on threads of its own
+    const wasm = this.#sendWasm();
+    const { asmSource, pyodideSource, PYTHON_MODULES, STDLIB } = await import("./assets.ts");
+    this.#post({
+      type: "assets",
+      pyodide: blobUrl(pyodideSource),
+      asm: asmSource,
       stdlib: STDLIB,
       platform: PLATFORM,
       modules: PYTHON_MODULES,
+    });
+    await wasm;
+  }
+
+  async #sendWasm(): Promise<void> {
+    const { default: wasm } = await import("./pyodide/pyodide.asm.wasm", { with: { type: "bytes" } });
+    this.#post({ type: "wasm", module: await WebAssembly.compile(wasm) });
+  }
+
+  #post(message: ToJail, transfer: Transferable[] = []): void {
+    this.#worker.postMessage(message, transfer);
+  }
+
+  /** Say with what image the jail will be booted: its head is enough to go on. Null for none; the first call counts. */
+  prepare(head: Uint8Array<ArrayBuffer> | null): void {
+    if (this.#prepared) return;
+    this.#prepared = true;
+    this.#post({ type: "prepare", head });
+  }
+
+  /** Boot the jail: from an image, if it was prepared for one or is given one whole. Rejects if it does not hold. */
+  async boot(host: Host, settings: Settings, image: Uint8Array<ArrayBuffer> | null): Promise<void> {
+    this.#host = host;
+    // the head of the output, in UTF-16 units, in messages of a character at least
+    this.#maxPrinted = 3 * settings.output_chars;
+    let body = image;
+    if (image && !this.#prepared) {
+      const head = headLength(image);
+      this.prepare(image.slice(0, head));
+      body = image.slice(head);
+    }
+    this.prepare(null);
+    const message: ToJail = {
+      type: "boot",
       interrupts: this.#interrupts,
       settings: JSON.stringify(settings),
-      image,
+      body,
     };
-    this.#worker.postMessage(message, image ? [image.buffer] : []);
+    this.#post(message, body ? [body.buffer] : []);
+    await this.#booted.promise;
+    if (settings.memory_mb !== null) {
+      this.#maxMemory = Deno.memoryUsage().rss + (settings.memory_mb + MEMORY_SLACK_MB) * 1024 * 1024;
+    }
+    this.#ready = true;
+  }
+
+  /** Boot the jail, which sees no data, and give its memory image; then it is of no more use. */
+  async makeImage(): Promise<Uint8Array<ArrayBuffer>> {
+    this.prepare(null);
+    this.#post({ type: "make_image" });
+    return await this.#booted.promise as Uint8Array<ArrayBuffer>;
   }
 
   /** Run one cell. `timeout` in seconds of computing. Rejects with `SandboxDead` only. */
@@ -394,7 +425,7 @@ export class Sandbox {
     this.#dead ??= reason;
     clearTimeout(this.#idleCheck);
     this.#worker.terminate();
-    if (idle) this.#host.died();
+    if (idle) this.#host?.died();
     this.#booted.reject(reason);
     for (const job of this.#jobs.values()) job.reject(reason);
     this.#jobs.clear();
@@ -411,7 +442,7 @@ export class Sandbox {
     } else if (message.type === "final") {
       if (this.#clock && !this.#gave) {
         this.#gave = true;
-        this.#host.final(String(message.value).toWellFormed());
+        this.#host?.final(String(message.value).toWellFormed());
       }
     } else if (message.type === "pong") {
       this.#idleAnswered = Number(message.id);
@@ -426,7 +457,7 @@ export class Sandbox {
   /** More of what was printed than a cell may print is no output but a flood, in which no timer gets its turn. */
   #pass(stream: string, text: string): void {
     this.#printed += text.length + 1;
-    if (this.#printed <= this.#maxPrinted) this.#host.printed(stream, text);
+    if (this.#printed <= this.#maxPrinted) this.#host?.printed(stream, text);
     else this.#die(new SandboxDead("the jail sends more than a cell may print"));
   }
 
@@ -441,7 +472,7 @@ export class Sandbox {
     if (!this.#clock) return;
     this.#clock.waits();
     this.#calls.add(id);
-    const reply = await this.#host.call(request.toWellFormed());
+    const reply = await this.#host!.call(request.toWellFormed());
     this.#calls.delete(id);
     this.#worker.postMessage({ type: "reply", id, reply } satisfies ToJail);
   }

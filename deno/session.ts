@@ -7,6 +7,7 @@
 
 import { Child } from "./child.ts";
 import { FunctionError, ProtocolError, SandboxCrashed, SandboxStartError } from "./errors.ts";
+import { headLength } from "./image.ts";
 import { ErrorCode, fields, Peer, RpcError } from "./peer.ts";
 import { decodeValue, encodeValue } from "./tagged.ts";
 import { PROTOCOL, WireError } from "./wire.ts";
@@ -29,7 +30,7 @@ const PING_EVERY = 2_000;
 const PING_WITHIN = 10_000;
 /** The broker gives an interrupted cell 2 s; what it has not reported 5 s later, it never will. In seconds. */
 const BROKER_GRACE = 7;
-/** As `rlm_wasm/sandbox/image.py`: eight times what an image takes, in bytes. */
+/** As `rlm_wasm/sandbox/image.py`: sixteen times what an image takes, in bytes. */
 const MAX_IMAGE = 256 * 1024 * 1024;
 
 /** One child and the connection to it, from spawn to death. */
@@ -65,13 +66,14 @@ export class Session {
 
   /** Start a child that is ready for its first cell. Rejects with `SandboxStartError`. */
   static async start(options: SessionOptions): Promise<Session> {
+    const head = cutOf(options.image);
     const session = await Session.#spawn(options, 0);
     await session.#greet("initialize", {
       functions: [...options.functions.keys()],
       output_chars: options.outputChars,
       output_words: options.outputWords,
       memory_mb: options.memoryMb,
-      image: options.image && session.#peer.sendBlob(options.image),
+      image: session.#sendImage(options.image, head),
     });
     return session;
   }
@@ -84,6 +86,13 @@ export class Session {
     } finally {
       await session.kill("it has served its purpose");
     }
+  }
+
+  /** The head first: the child makes ready what it can while the rest is on its way. */
+  #sendImage(image: Uint8Array<ArrayBuffer> | undefined, head: number): number | undefined {
+    if (!image) return undefined;
+    this.#peer.notify("prepare", { head: this.#peer.sendBlob(image.subarray(0, head)) });
+    return this.#peer.sendBlob(image.subarray(head));
   }
 
   static async #spawn(options: SessionOptions, maxBlob: number): Promise<Session> {
@@ -237,4 +246,13 @@ export class Session {
 
 function classOf(error: unknown): string {
   return error instanceof Error ? error.constructor.name : typeof error;
+}
+
+/** Where the head of an image ends. Throws SandboxStartError for what is none. */
+function cutOf(image: Uint8Array | undefined): number {
+  try {
+    return image ? headLength(image) : 0;
+  } catch (cause) {
+    throw new SandboxStartError(`the sandbox did not start: ${(cause as Error).message}`, { cause });
+  }
 }

@@ -6,11 +6,17 @@
  * @module
  */
 
+import vm from "node:vm";
+
+import type * as Images from "./image.ts";
 import type * as Loadings from "./loading.ts";
 import type * as Realm from "./realm.ts";
 import type { FromJail, ToJail } from "./sandbox.ts";
 
-type Boot = Extract<ToJail, { type: "boot" }>;
+type Modules = Extract<ToJail, { type: "modules" }>;
+type Assets = Extract<ToJail, { type: "assets" }>;
+type Boot = Extract<ToJail, { type: "boot" | "make_image" }>;
+type CreateModule = (settings: Settings) => Promise<PyodideModule>;
 type Settings = Record<string, unknown>;
 
 interface PyFunction {
@@ -34,6 +40,11 @@ interface Py {
   makeMemorySnapshot(): Uint8Array<ArrayBuffer>;
   _module: Loadings.Module;
   FS: { writeFile(path: string, text: string): void; mkdirTree(path: string): void };
+}
+/** Emscripten's module, with Pyodide's part of it. */
+interface PyodideModule extends Loadings.Module {
+  API: { restoreSnapshot(snapshot: Uint8Array): unknown };
+  _sbrk(increment: number): number;
 }
 interface Waiting {
   /** The job in which the wait began; null for a wait that may outlast it. */
@@ -144,14 +155,22 @@ const bridge = {
   },
 };
 
+/** What the broker sends before the boot, in any order. */
+const arrivals = {
+  modules: Promise.withResolvers<Modules>(),
+  assets: Promise.withResolvers<Assets>(),
+  wasm: Promise.withResolvers<WebAssembly.Module>(),
+  head: Promise.withResolvers<Uint8Array<ArrayBuffer> | null>(),
+  boot: Promise.withResolvers<Boot>(),
+};
+
 /** Hand Pyodide the files that it would fetch. */
-function serveFiles(boot: Boot): void {
+function serveFiles(stdlib: Uint8Array<ArrayBuffer>): void {
   const instantiate = WebAssembly.instantiate;
-  WebAssembly.instantiateStreaming = async (_source, imports) => ({
-    instance: await instantiate(boot.wasm, imports),
-    module: boot.wasm,
-  });
-  const stdlib = boot.stdlib;
+  WebAssembly.instantiateStreaming = async (_source, imports) => {
+    const module = await arrivals.wasm.promise;
+    return { instance: await instantiate(module, imports), module };
+  };
   const serve = (address: unknown) => {
     if (String(address).endsWith("pyodide.asm.wasm")) return Promise.resolve(null);
     if (String(address).endsWith("python_stdlib.zip")) return Promise.resolve(new Response(stdlib));
@@ -160,15 +179,41 @@ function serveFiles(boot: Boot): void {
   (globalThis as unknown as Settings).fetch = serve;
 }
 
-async function loadPyodide(boot: Boot, settings: Settings): Promise<Py> {
-  serveFiles(boot);
-  const { loadPyodide } = await import(boot.urls.pyodide);
-  const { default: createPyodideModule } = await import(boot.urls.asm);
+/**
+ * What is changed in Pyodide's code. As a script, and not as a module, it can be had from a cache. And the exports of
+ * CPython are entered into the table for dynamic linking when one is linked to, not all 8,560 at every start.
+ */
+const CHANGES: [was: string, is: string][] = [
+  ["export default _createPyodideModule;", "_createPyodideModule"],
+  [
+    "updateGOT(origExports);",
+    "updateGOT(Object.fromEntries(Object.entries(origExports).filter(([n])=>n in GOT)));",
+  ],
+];
+
+/** Pyodide's code, which is over a megabyte, compiled with the help of an image's cache. */
+function compile(source: string, cachedData: Uint8Array<ArrayBuffer> | undefined): vm.Script {
+  for (const [was, is] of CHANGES) {
+    if (source.split(was).length !== 2) throw new Error(`Pyodide's code has no ${was}`);
+    source = source.replace(was, is);
+  }
+  // a module is strict by itself
+  source = `"use strict";${source.replaceAll("import.meta.url", '"pyodide.asm.mjs"')}`;
+  return new vm.Script(source, { filename: "pyodide.asm.mjs", cachedData });
+}
+
+async function loadPyodide(
+  assets: Assets,
+  createPyodideModule: CreateModule,
+  settings: Settings,
+): Promise<Py> {
+  serveFiles(assets.stdlib);
+  const { loadPyodide } = await import(assets.pyodide);
   return await loadPyodide({
     indexURL: "https://sandbox.invalid/",
     packageBaseUrl: "https://sandbox.invalid/",
     // the parts of the lock file that Pyodide checks; there are no packages to load
-    lockFileContents: { info: boot.platform, packages: {} },
+    lockFileContents: { info: assets.platform, packages: {} },
     createPyodideModule,
     jsglobals: Object.create(null),
     stdin: () => null,
@@ -178,25 +223,79 @@ async function loadPyodide(boot: Boot, settings: Settings): Promise<Py> {
   });
 }
 
-/** Make a memory image: a booted interpreter with the prelude in it, that never saw anybody's data. */
-async function makeImage(boot: Boot): Promise<void> {
-  const py = await loadPyodide(boot, { _makeSnapshot: true });
-  installPrelude(py, boot);
-  const image = py.makeMemorySnapshot();
-  send({ type: "image", image }, [image.buffer]);
+/** Load Pyodide from an image, whose body is awaited only when all else is done. */
+async function loadFromImage(
+  assets: Assets,
+  images: typeof Images,
+  head: Images.Head,
+  create: CreateModule,
+): Promise<Py> {
+  const createFromImage = async (settings: Settings) => {
+    const module = await create({ ...settings, INITIAL_MEMORY: head.memoryBytes });
+    const boot = await arrivals.boot.promise;
+    if (boot.type !== "boot" || !boot.body) throw new Error("the image's body was not sent");
+    const body = boot.body;
+    const check = module.API.restoreSnapshot;
+    module.API.restoreSnapshot = (header: Uint8Array) => {
+      // Pyodide's own part checks the header and finds no memory behind it
+      const described = check(header);
+      images.restore(module.HEAPU8, module._sbrk(0), head, body);
+      return described;
+    };
+    return module;
+  };
+  return await loadPyodide(assets, createFromImage, { _loadSnapshot: head.header });
 }
 
-function installPrelude(py: Py, boot: Boot): void {
-  for (const [name, source] of boot.modules) py.FS.writeFile(`${SITE_PACKAGES}/${name}.py`, source);
+function installPrelude(py: Py, modules: [name: string, source: string][]): void {
+  for (const [name, source] of modules) py.FS.writeFile(`${SITE_PACKAGES}/${name}.py`, source);
   py.pyimport("rlm_prelude");
 }
 
-async function bootSandbox(boot: Boot, realm: typeof Realm): Promise<void> {
-  const started = now();
+/** Make a memory image: a booted interpreter with the prelude in it, that never saw anybody's data. */
+async function makeImage(assets: Assets, images: typeof Images, script: vm.Script): Promise<void> {
+  const py = await loadPyodide(assets, script.runInThisContext(), { _makeSnapshot: true });
+  installPrelude(py, assets.modules);
+  const snapshot = py.makeMemorySnapshot();
+  // a cell, so that the code that it takes is in the cache too
+  prelude = py.pyimport("rlm_prelude");
+  prelude.connect(bridge, JSON.stringify({ functions: [], output_chars: 100, output_words: null }));
+  await prelude.run_cell.callPromising("import asyncio\nprint(await asyncio.sleep(0))\n1", 1);
+  const image = images.packImage(snapshot, script.createCachedData());
+  send({ type: "image", image }, [image.buffer]);
+}
+
+async function bootSandbox(assets: Assets, images: typeof Images, script: vm.Script): Promise<Py> {
   (globalThis as unknown as Settings).setTimeout = setTimeoutInJob;
-  const py = await loadPyodide(boot, boot.image ? { _loadSnapshot: boot.image } : {});
-  if (!boot.image) installPrelude(py, boot);
-  loadings = await import(boot.urls.loading);
+  const packed = await arrivals.head.promise;
+  const create = script.runInThisContext() as CreateModule;
+  if (packed) return await loadFromImage(assets, images, images.readHead(packed), create);
+  const py = await loadPyodide(assets, create, {});
+  installPrelude(py, assets.modules);
+  return py;
+}
+
+async function start(): Promise<void> {
+  const started = now();
+  const modules = await arrivals.modules.promise;
+  const [realm, images, loader]: [typeof Realm, typeof Images, typeof Loadings] = await Promise.all([
+    import(modules.realm),
+    import(modules.image),
+    import(modules.loading),
+  ]);
+  loadings = loader;
+  realm.removeOutside();
+  for (const name of ["postMessage", "close"]) delete (globalThis as unknown as Settings)[name];
+  const assets = await arrivals.assets.promise;
+  const head = await arrivals.head.promise;
+  const script = compile(assets.asm, head ? images.readHead(head).code : undefined);
+  if (!head && (await arrivals.boot.promise).type === "make_image") {
+    await makeImage(assets, images, script);
+    return;
+  }
+  const py = await bootSandbox(assets, images, script);
+  const boot = await arrivals.boot.promise;
+  if (boot.type !== "boot") throw new Error("an image is made of a jail that was not prepared for one");
   memory = py._module;
   interrupts = boot.interrupts;
   py.setInterruptBuffer(signals);
@@ -206,6 +305,7 @@ async function bootSandbox(boot: Boot, realm: typeof Realm): Promise<void> {
   realm.removeRest();
   realm.freezeIntrinsics();
   running = false;
+  jail.onmessage = (event: MessageEvent<ToJail>) => take(event.data);
   send({ type: "ready", holes: realm.findHoles(), pyodide: version, milliseconds: now() - started });
 }
 
@@ -264,16 +364,13 @@ function take(message: ToJail): void {
   else if (message.type === "get") run(message.id, () => prelude.get.callPromising(message.name));
 }
 
-jail.onmessage = async (event: MessageEvent<ToJail>) => {
-  const boot = event.data as Boot;
-  try {
-    const realm: typeof Realm = await import(boot.urls.realm);
-    realm.removeOutside();
-    for (const name of ["postMessage", "close"]) delete (globalThis as unknown as Settings)[name];
-    jail.onmessage = (event: MessageEvent<ToJail>) => take(event.data);
-    if (boot.makeImage) await makeImage(boot);
-    else await bootSandbox(boot, realm);
-  } catch (error) {
-    send({ type: "dead", message: String((error as Error)?.stack ?? error).slice(0, 2000) });
-  }
+jail.onmessage = ({ data }: MessageEvent<ToJail>) => {
+  if (data.type === "modules") arrivals.modules.resolve(data);
+  else if (data.type === "assets") arrivals.assets.resolve(data);
+  else if (data.type === "wasm") arrivals.wasm.resolve(data.module);
+  else if (data.type === "prepare") arrivals.head.resolve(data.head);
+  else if (data.type === "boot" || data.type === "make_image") arrivals.boot.resolve(data);
 };
+start().catch((error) => {
+  send({ type: "dead", message: String((error as Error)?.stack ?? error).slice(0, 2000) });
+});

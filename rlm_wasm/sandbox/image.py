@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import platform
+import struct
 import sys
 import tempfile
 import time
@@ -20,7 +21,9 @@ from pathlib import Path
 
 from rlm_wasm.sandbox.process import check_runtime, runtime_folder
 
-_MAGIC = b"rlm-wasm image 1\n"
+_MAGIC = b"rlm-wasm image 2\n"
+# magic, version, bytes of code cache, of memory, of Pyodide's header, count of runs of pages
+_FIELDS = struct.Struct("<6I")
 _LOCK_SECONDS = 60
 _PART = ".part"
 # one for each version that is installed on a machine, and a few to spare
@@ -64,6 +67,16 @@ def path_for(deno: Path) -> Path:
         raise
     key = f"{runtime} {deno} {status.st_size} {status.st_mtime_ns} {platform.machine()}"
     return cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.image"
+
+
+def split(image: bytes) -> tuple[memoryview, memoryview]:
+    """The head of an image, which a child can use while the rest is on its way, and the rest (see deno/image.ts)."""
+    view = memoryview(image)
+    if len(image) < _FIELDS.size:
+        return view, view[:0]
+    _, _, code, _, header, _ = _FIELDS.unpack_from(image)
+    head = _FIELDS.size + -(-code // 4) * 4 + -(-header // 4) * 4
+    return view[:head], view[head:]
 
 
 # one read and one check for each process: sandboxes of a pool share the bytes

@@ -116,7 +116,7 @@ class Peer:
         method: str,
         params: object,
         into: type[Result],
-        blobs: Sequence[bytes] = (),
+        blobs: Sequence[bytes | memoryview] = (),
         on_cancel: Callable[[], None] | None = None,
         max_bytes: int = MAX_MESSAGE,
     ) -> Result:
@@ -133,9 +133,7 @@ class Peer:
         if self._ended is not None:
             raise self._ended
         waiting = _Waiting()
-        for content in blobs:
-            self._last_id += 1
-            self._put(encode_blob_header(self._last_id, len(content)), memoryview(content))
+        self._put_blobs(blobs)
         id = self._last_id + 1
         frame = encode_message({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
         self._last_id = id
@@ -163,11 +161,12 @@ class Peer:
 
     @property
     def next_blob_id(self) -> int:
-        """The number that the first blob of the next `request` will have; the others follow it."""
+        """The number that the first blob of the next `request` or `notify` will have; the others follow it."""
         return self._last_id + 1
 
-    def notify(self, method: str, params: object) -> None:
-        """Tell the child; no answer comes."""
+    def notify(self, method: str, params: object, blobs: Sequence[bytes | memoryview] = ()) -> None:
+        """Tell the child; no answer comes. `blobs` go ahead, as numbered by `next_blob_id`."""
+        self._put_blobs(blobs)
         self._put(encode_message({"jsonrpc": "2.0", "method": method, "params": params}))
 
     async def serve(self) -> None:
@@ -187,6 +186,11 @@ class Peer:
             self._ended = ended
             for waiting in self._waiting.values():
                 waiting.settle(ended)
+
+    def _put_blobs(self, blobs: Sequence[bytes | memoryview]) -> None:
+        for content in blobs:
+            self._last_id += 1
+            self._put(encode_blob_header(self._last_id, len(content)), memoryview(content))
 
     def _put(self, *chunks: bytes | memoryview) -> None:
         self._outbox.append(chunks)

@@ -371,9 +371,14 @@ async def initialize(session: Session, options: SandboxOptions, image: bytes | N
     }
     if options.max_output_words is not None:
         params["output_words"] = options.max_output_words
+    blobs: tuple[memoryview, ...] = ()
     if image is not None:
+        # the head first: the child makes ready what it can while the rest is on its way
+        head, body = images.split(image)
+        session.peer.notify("prepare", {"head": session.peer.next_blob_id}, (head,))
         params["image"] = session.peer.next_blob_id
-    return await _first_exchange(session, "initialize", params, Initialized, () if image is None else (image,))
+        blobs = (body,)
+    return await _first_exchange(session, "initialize", params, Initialized, blobs)
 
 
 async def make_image(options: SandboxOptions) -> bytes:
@@ -388,7 +393,7 @@ async def make_image(options: SandboxOptions) -> bytes:
 
 
 async def _first_exchange(
-    session: Session, method: str, params: object, into: type[_G], blobs: tuple[bytes, ...]
+    session: Session, method: str, params: object, into: type[_G], blobs: tuple[memoryview, ...]
 ) -> _G:
     try:
         with anyio.fail_after(_START_WITHIN):
