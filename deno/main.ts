@@ -138,6 +138,7 @@ const host = {
   },
   printed: (stream: string, text: string) => peer.notify("printed", { stream, text }),
   final: (value: string) => peer.notify("final", { value }),
+  spare: (buffer: ArrayBuffer) => peer.recycle(buffer),
   died: () => Deno.exit(3),
 };
 

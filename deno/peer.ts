@@ -129,6 +129,11 @@ export class Peer {
     return bytes;
   }
 
+  /** Give back the buffer of a blob that was taken, to be filled again. */
+  recycle(buffer: ArrayBuffer): void {
+    this.#reader.recycle(buffer);
+  }
+
   /** Read and serve until the pipe ends; then nothing is pending any more. Throws `WireError` on what is no frame. */
   async serve(): Promise<void> {
     let reason: Error = new ConnectionEnded();

@@ -12,6 +12,7 @@ import ast
 import asyncio
 import builtins
 import inspect
+import itertools
 import json
 import linecache
 import os
@@ -144,13 +145,14 @@ def described(value):
     return kind
 
 
-def user_names():
-    return [
+def user_names(most=sys.maxsize):
+    # by its type: a value may answer for its __class__ as it likes, or raise
+    names = (
         name
         for name, value in list(namespace.items())
-        # by its type: a value may answer for its __class__ as it likes, or raise
         if type(name) is str and name[:1] != "_" and name not in reserved and not issubclass(type(value), ModuleType)
-    ]
+    )
+    return list(itertools.islice(names, most))
 
 
 def end_cell(code=None):
@@ -204,12 +206,14 @@ def finished(output, error, value):
         # their last steps; nothing of a cell runs after its end
         wait(Bridge.sleep(0))
     pieces, truncated = output.pieces()
-    try:
-        encoded = rlm_values.encode(value, 100_000)
-    except Exception:
-        # what has no JSON form, or a large one, was echoed as its repr
-        encoded = None
-    names = [rlm_values.well_formed(name)[:100] for name in user_names()[:MAX_NAMES]]
+    encoded = None
+    if value is not None:
+        try:
+            encoded = rlm_values.encode(value, 100_000)
+        except Exception:
+            # what has no JSON form, or a large one, was echoed as its repr
+            encoded = None
+    names = [rlm_values.well_formed(name)[:100] for name in user_names(MAX_NAMES)]
     result = {"output": pieces, "truncated": truncated, "error": error, "value": encoded, "names": names}
     return json.dumps(result, ensure_ascii=False)
 
@@ -221,7 +225,7 @@ def execute(code, filename):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)
         tree = ast.parse(code, filename)
-        awaits = Awaits(tree, host_functions)
+        awaits = Awaits(tree, host_functions) if "await" in code or "async" in code else None
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         quiet = code.rstrip().endswith(";")
         body = compiled(awaits, tree, filename)
@@ -238,7 +242,8 @@ def execute(code, filename):
 
 
 def compiled(awaits, tree, filename, mode="exec"):
-    tree = awaits.rewritten(tree)
+    if awaits is not None:
+        tree = awaits.rewritten(tree)
     return compile(tree, filename, mode, flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
 
 

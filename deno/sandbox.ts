@@ -77,6 +77,7 @@ export type FromJail =
   | { type: "call"; id: number; request: string }
   | { type: "printed"; stream: string; text: string }
   | { type: "final"; value: string }
+  | { type: "spare"; buffer: ArrayBuffer }
   | { type: "pong"; id: number };
 
 /** Who serves the cell's calls and hears what it does. */
@@ -87,6 +88,8 @@ export interface Host {
   printed(stream: string, text: string): void;
   /** The value that the cell gave to FINAL, as a JSON text. */
   final(value: string): void;
+  /** The buffer of a part of a value, which is of no more use. */
+  spare(buffer: ArrayBuffer): void;
   /** The jail died while nothing was asked of it: nobody is there to be told by a rejection. */
   died(): void;
 }
@@ -143,7 +146,8 @@ class ComputingClock {
     const now = performance.now(), processor = processorTime();
     const passed = now - this.#since;
     const worked = processor - this.#processor;
-    this.#spent += this.#waited && worked < passed ? worked : passed;
+    // unknown only in the first moments of a process
+    this.#spent += this.#waited ? Math.min(passed, worked || 0) : passed;
     if (this.#waited && !node) void import("node:process").then((loaded) => node = loaded.default);
     this.#since = now;
     this.#processor = processor;
@@ -184,7 +188,9 @@ export class Sandbox {
   #ticked = 0;
   #interruptedAt: number | null = null;
   #dead: SandboxDead | null = null;
-  #idleCheck: ReturnType<typeof setTimeout> | undefined;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #idle = true;
+  #idleAsked = 0;
   #idleAnswered = 0;
   #booted = Promise.withResolvers<unknown>();
   #ready = false;
@@ -346,18 +352,28 @@ export class Sandbox {
     this.#gave = false;
     this.#timeout = timeout * 1000;
     this.#timedOut = this.#repeated = false;
-    const timer = setInterval(() => this.#tick(), TICK);
+    if (this.#idle) this.#arm(TICK);
     try {
       const result = await this.#ask(message, transfer);
       return { result, timedOut: this.#timedOut, seconds: clock.tick(false) / 1000 };
     } finally {
-      clearInterval(timer);
       this.#clock = null;
       this.#interruptedAt = null;
       this.#interrupts[0] = 0;
       this.#calls.clear();
-      this.#checkIdle(this.#idleAnswered = 0);
     }
+  }
+
+  /** The one timer: it runs by `TICK` while there are jobs, also from one to the next, else by `IDLE_CHECK`. */
+  #arm(delay: number): void {
+    clearTimeout(this.#timer);
+    this.#idle = delay === IDLE_CHECK;
+    this.#timer = setTimeout(() => {
+      if (this.#dead) return;
+      if (this.#clock) this.#tick();
+      else this.#checkIdle();
+      this.#arm(this.#clock ? TICK : IDLE_CHECK);
+    }, delay);
   }
 
   /** Look at the deadline and the memory of the job that runs. */
@@ -389,18 +405,13 @@ export class Sandbox {
   }
 
   /** Between two jobs the jail must be idle: one that does not answer is burning a core, and is ended. */
-  #checkIdle(asked: number): void {
-    clearTimeout(this.#idleCheck);
-    if (this.#dead) return;
-    this.#idleCheck = setTimeout(() => {
-      if (this.#clock) return;
-      if (this.#idleAnswered !== asked) {
-        this.#die(new SandboxDead("the jail goes on computing after its cell has ended"));
-      } else {
-        this.#worker.postMessage({ type: "ping", id: asked + 1 } satisfies ToJail);
-        this.#checkIdle(asked + 1);
-      }
-    }, IDLE_CHECK);
+  #checkIdle(): void {
+    if (this.#idle && this.#idleAnswered !== this.#idleAsked) {
+      this.#die(new SandboxDead("the jail goes on computing after its cell has ended"));
+      return;
+    }
+    this.#idleAsked++;
+    this.#post({ type: "ping", id: this.#idleAsked });
   }
 
   /** Raise KeyboardInterrupt in the cell that runs, be it computing or waiting; it has `GRACE` to end. */
@@ -423,7 +434,7 @@ export class Sandbox {
   #die(reason: SandboxDead): void {
     const idle = this.#ready && this.#dead === null && this.#jobs.size === 0;
     this.#dead ??= reason;
-    clearTimeout(this.#idleCheck);
+    clearTimeout(this.#timer);
     this.#worker.terminate();
     if (idle) this.#host?.died();
     this.#booted.reject(reason);
@@ -443,6 +454,11 @@ export class Sandbox {
       if (this.#clock && !this.#gave) {
         this.#gave = true;
         this.#host?.final(String(message.value).toWellFormed());
+      }
+    } else if (message.type === "spare") {
+      // one that could grow or shrink later would not be ours
+      if (message.buffer instanceof ArrayBuffer && !message.buffer.resizable) {
+        this.#host?.spare(message.buffer);
       }
     } else if (message.type === "pong") {
       this.#idleAnswered = Number(message.id);

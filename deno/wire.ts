@@ -92,14 +92,6 @@ function parseHeader(text: string, maxBlob: number): Header {
   return { length, blob: null };
 }
 
-function allocate(length: number): Uint8Array<ArrayBuffer> {
-  try {
-    return new Uint8Array(length);
-  } catch {
-    throw new WireError(`there is no memory for a frame of ${length} bytes`);
-  }
-}
-
 const MEMBERS = new Set(["jsonrpc", "id", "method", "params", "result", "error"]);
 const ERROR_MEMBERS = new Set(["code", "message", "data"]);
 
@@ -121,6 +113,9 @@ function isMessage(value: unknown): value is Message {
     hasOnly(error, ERROR_MEMBERS);
 }
 
+/** Buffers that are kept for later blobs: one is filled while another is on its way. */
+const MAX_SPARES = 2;
+
 /**
  * Takes bytes apart into frames. The reader lends the place where the next bytes belong (`space`), so that a blob is
  * read from the pipe straight into its own buffer, then is told how many came (`filled`). A frame is refused by its
@@ -134,6 +129,7 @@ export class FrameReader {
   #header: Header | null = null;
   #body: Uint8Array<ArrayBuffer> | null = null;
   #bodyEnd = 0;
+  #spares: ArrayBuffer[] = [];
   // a byte order mark is no JSON, and is not to be swallowed here
   #decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
@@ -169,6 +165,23 @@ export class FrameReader {
     return !this.#header && this.#start === this.#end;
   }
 
+  /** Lend a buffer of an earlier blob, whose content is of no more use, to a later one of about its size. */
+  recycle(buffer: ArrayBuffer): void {
+    if (this.#spares.length < MAX_SPARES) this.#spares.push(buffer);
+  }
+
+  #allocate(length: number, isBlob: boolean): Uint8Array<ArrayBuffer> {
+    const fitting = isBlob
+      ? this.#spares.findIndex(({ byteLength }) => length <= byteLength && byteLength <= 2 * length)
+      : -1;
+    if (fitting >= 0) return new Uint8Array(this.#spares.splice(fitting, 1)[0]!, 0, length);
+    try {
+      return new Uint8Array(length);
+    } catch {
+      throw new WireError(`there is no memory for a frame of ${length} bytes`);
+    }
+  }
+
   #takeHeader(): boolean {
     const limit = Math.min(this.#end, this.#start + MAX_HEADER);
     for (let i = this.#start; i + 3 < limit; i++) {
@@ -193,7 +206,7 @@ export class FrameReader {
         this.#header = null;
         return { message: this.#parse(body) };
       }
-      this.#body = allocate(length);
+      this.#body = this.#allocate(length, blob !== null);
       this.#bodyEnd = Math.min(held, length);
       this.#body.set(this.#buffer.subarray(this.#start, this.#start + this.#bodyEnd));
       this.#start += this.#bodyEnd;

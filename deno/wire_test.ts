@@ -175,3 +175,34 @@ Deno.test("whatever is done to the bytes, it ends in frames or in WireError", ()
     assert.ok(frames.length <= 4);
   }
 });
+
+Deno.test("a buffer that was given back is lent to the next blob of about its size, and to nothing else", () => {
+  const reader = new FrameReader();
+  const feed = (bytes: Uint8Array): Frame[] => {
+    const frames: Frame[] = [];
+    for (let at = 0; at < bytes.length;) {
+      const space = reader.space();
+      const count = Math.min(space.length, bytes.length - at);
+      space.set(bytes.subarray(at, at + count));
+      at += count;
+      frames.push(...reader.filled(count));
+    }
+    return frames;
+  };
+  const blob = (id: number, length: number, byte: number): Uint8Array => {
+    const header = encodeBlobHeader(id, length);
+    return new Uint8Array([...header, ...new Uint8Array(length).fill(byte)]);
+  };
+  const bytesOf = (frame: Frame | undefined) => (frame as { bytes: Uint8Array<ArrayBuffer> }).bytes;
+  const first = bytesOf(feed(blob(1, 1000, 1))[0]);
+  reader.recycle(first.buffer);
+  const second = bytesOf(feed(blob(2, 900, 2))[0]);
+  assert.equal(second.buffer, first.buffer);
+  assert.deepEqual(second, new Uint8Array(900).fill(2));
+  reader.recycle(second.buffer);
+  for (const [id, length] of [[3, 10], [4, 2000]] as const) {
+    const other = bytesOf(feed(blob(id, length, 3))[0]);
+    assert.notEqual(other.buffer, first.buffer);
+    assert.equal(other.length, length);
+  }
+});

@@ -359,7 +359,11 @@ function take(message: ToJail): void {
       return loading !== null;
     });
   } else if (message.type === "load_part") {
-    run(message.id, () => loading !== null && loading.add(message.bytes));
+    run(message.id, () => {
+      const added = loading !== null && loading.add(message.bytes);
+      send({ type: "spare", buffer: message.bytes.buffer }, [message.bytes.buffer]);
+      return added;
+    });
   } else if (message.type === "load_end") run(message.id, () => finishLoading(message.name, message.kind));
   else if (message.type === "get") run(message.id, () => prelude.get.callPromising(message.name));
 }

@@ -29,6 +29,8 @@ MAX_OPEN_CALLS = 10_000
 # of answers that the child has not taken yet: it may ask for no more than it reads
 MAX_UNREAD = 256 * 1024 * 1024
 _CHUNK = 256 * 1024
+# a frame no larger than this is written at once where the pipe takes it, in bytes
+_AT_ONCE = 64 * 1024
 # a little more than the 2 s that the broker gives an interrupted cell
 _LINGER = 2.5
 
@@ -97,6 +99,9 @@ class Peer:
         self._outbox: deque[Sequence[bytes | memoryview]] = deque()
         self._outbox_filled = anyio.Event()
         self._unsent = 0
+        # True until `serve` runs, and while its writer is at work
+        self._sending = True
+        self._send_now: Callable[[bytes | memoryview], int] | None = getattr(send, "send_now", None)
         self._ended: Exception | None = None
         self.blobs: dict[int, bytes] = {}
         self.deaf = False
@@ -193,6 +198,14 @@ class Peer:
             self._put(encode_blob_header(self._last_id, len(content)), memoryview(content))
 
     def _put(self, *chunks: bytes | memoryview) -> None:
+        if not self._sending and not self._outbox and self._send_now is not None:
+            # a pipe that is idle takes a small frame at once, and nobody need be woken for it
+            chunk = chunks[0] if len(chunks) == 1 else b""
+            if 0 < len(chunk) <= _AT_ONCE:
+                sent = self._send_now(chunk)
+                if sent == len(chunk):
+                    return
+                chunks = (memoryview(chunk)[sent:],)
         self._outbox.append(chunks)
         self._unsent += sum(map(len, chunks))
         self._outbox_filled.set()
@@ -200,11 +213,13 @@ class Peer:
     async def _write(self) -> None:
         try:
             while True:
+                self._sending = True
                 while self._outbox:
                     for chunk in self._outbox.popleft():
                         # both kinds of stream take any buffer, though anyio's annotation says bytes
                         await self._send_stream.send(cast(bytes, chunk))
                         self._unsent -= len(chunk)
+                self._sending = False
                 self._outbox_filled = anyio.Event()
                 await self._outbox_filled.wait()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):

@@ -95,7 +95,7 @@ class Sandbox:
         base = options or SandboxOptions()
         self._options = msgspec.structs.replace(base, **chosen) if chosen else base
         self._options.__post_init__()
-        self._lock = anyio.Lock()
+        self._lock = anyio.Lock(fast_acquire=True)
         self._stack: AsyncExitStack | None = None
         self._tasks: anyio.abc.TaskGroup | None = None
         self._session: Session | None = None
@@ -410,9 +410,9 @@ class Sandbox:
         elif session.waited_out:
             error = f"{error}\n(the cell waited for the host longer than {self._options.wait_timeout:g} s)"
         return Executed(
-            stdout="".join(text for stream, text in ran.output if stream == "stdout"),
-            stderr="".join(text for stream, text in ran.output if stream == "stderr"),
-            output="".join(text for _, text in ran.output),
+            stdout="".join([text for stream, text in ran.output if stream == "stdout"]),
+            stderr="".join([text for stream, text in ran.output if stream == "stderr"]),
+            output="".join([text for _, text in ran.output]),
             truncated=ran.truncated,
             error=error,
             value=value,

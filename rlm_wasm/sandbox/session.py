@@ -178,7 +178,7 @@ class Session:
         self._options = options
         self._on_print = on_print
         self.functions = options.functions
-        self._limiter = anyio.Semaphore(options.max_concurrency)
+        self._limiter = anyio.Semaphore(options.max_concurrency, fast_acquire=True)
         self.peer = Peer(child.stdin, child.stdout, Handler(self._request, self._notified), max_blob=max_blob)
         self.error: ProtocolError | None = None
         self.killed_because: str | None = None

@@ -59,6 +59,8 @@ MAX_MESSAGE = 64 * 1024 * 1024
 MAX_HEADER = 1024
 _JSON_TYPE = re.compile(rb"application/(vscode-jsonrpc|json)\s*(;\s*charset=utf-?8)?", re.IGNORECASE)
 _END_OF_HEADER = b"\r\n\r\n"
+# the header of almost every frame
+_PLAIN_HEADER = re.compile(rb"Content-Length: ([0-9]{1,15})\r\n\r\n")
 
 
 class RpcError(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -149,6 +151,13 @@ class FrameReader:
             yield decode_message(body) if blob is None else Blob(blob, body)
 
     def _take_header(self) -> tuple[int, int | None] | None:
+        plain = _PLAIN_HEADER.match(self._buffer)
+        if plain is not None and (length := int(plain[1])) <= MAX_MESSAGE:
+            end = plain.end()
+            # its matches hold the buffer, which could then not be cut
+            del plain
+            del self._buffer[:end]
+            return length, None
         end = self._buffer.find(_END_OF_HEADER, 0, MAX_HEADER)
         if end < 0:
             if len(self._buffer) >= MAX_HEADER:
