@@ -38,6 +38,7 @@ export function sealedEnvironment(folder: string): Record<string, string> {
     DENO_NO_UPDATE_CHECK: "1",
     DENO_NO_PACKAGE_JSON: "1",
     NO_COLOR: "1",
+    MALLOC_MMAP_THRESHOLD_: "1048576",
     // without it Windows starts no program
     ...(Deno.build.os === "windows" ? { SystemRoot: Deno.env.get("SystemRoot") ?? "C:\\Windows" } : {}),
   };

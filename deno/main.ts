@@ -160,8 +160,9 @@ const methods: Record<string, (params: Fields) => unknown> = {
     return { protocol: PROTOCOL, deno: Deno.version.deno, v8: Deno.version.v8 };
   },
   prepare(params) {
-    // hearsay of the host's: what is no head fails at the boot
-    if (!initialized) jail.prepare(peer.takeBlob(params.head));
+    // what is no head, or no WebAssembly, fails at the boot
+    const wasm = params.wasm == null ? null : peer.takeBlob(params.wasm);
+    if (!initialized) jail.prepare(peer.takeBlob(params.head), wasm);
   },
   async make_image(params) {
     checkProtocol(params);

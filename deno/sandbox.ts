@@ -227,8 +227,6 @@ export class Sandbox {
       image: blobUrl(imageSource, "application/typescript"),
       loading: blobUrl(loadingSource, "application/typescript"),
     });
-    // first, because V8 compiles it on threads of its own
-    const wasm = this.#sendWasm();
     const { asmSource, pyodideSource, PYTHON_MODULES, STDLIB } = await import("./assets.ts");
     this.#post({
       type: "assets",
@@ -237,24 +235,31 @@ export class Sandbox {
       stdlib: STDLIB,
       platform: PLATFORM,
       modules: PYTHON_MODULES,
-    });
-    await wasm;
+    }, [STDLIB.buffer]);
   }
 
-  async #sendWasm(): Promise<void> {
-    const { default: wasm } = await import("./pyodide/pyodide.asm.wasm", { with: { type: "bytes" } });
+  /** CPython itself: from the host, which has it at hand, or as a file, which takes Deno longer. */
+  async #sendWasm(given: Uint8Array<ArrayBuffer> | null): Promise<void> {
+    const wasm = given ??
+      (await import("./pyodide/pyodide.asm.wasm", { with: { type: "bytes" } })).default;
     this.#post({ type: "wasm", module: await WebAssembly.compile(wasm) });
+    // V8 has a copy of its own, and the module map would hold this one for ever
+    wasm.buffer.transfer(0);
   }
 
   #post(message: ToJail, transfer: Transferable[] = []): void {
     this.#worker.postMessage(message, transfer);
   }
 
-  /** Say with what image the jail will be booted: its head is enough to go on. Null for none; the first call counts. */
-  prepare(head: Uint8Array<ArrayBuffer> | null): void {
+  /**
+   * Say with what image the jail will be booted, of which the head is enough to go on, and hand it CPython's
+   * WebAssembly. Null for no image, and for the WebAssembly as it is on disk. The first call counts.
+   */
+  prepare(head: Uint8Array<ArrayBuffer> | null, wasm: Uint8Array<ArrayBuffer> | null = null): void {
     if (this.#prepared) return;
     this.#prepared = true;
     this.#post({ type: "prepare", head });
+    this.#sendWasm(wasm).catch((error) => this.#die(new SandboxDead(`its WebAssembly: ${error.message}`)));
   }
 
   /** Boot the jail: from an image, if it was prepared for one or is given one whole. Rejects if it does not hold. */

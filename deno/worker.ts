@@ -234,12 +234,13 @@ async function loadFromImage(
     const module = await create({ ...settings, INITIAL_MEMORY: head.memoryBytes });
     const boot = await arrivals.boot.promise;
     if (boot.type !== "boot" || !boot.body) throw new Error("the image's body was not sent");
-    const body = boot.body;
     const check = module.API.restoreSnapshot;
     module.API.restoreSnapshot = (header: Uint8Array) => {
       // Pyodide's own part checks the header and finds no memory behind it
       const described = check(header);
-      images.restore(module.HEAPU8, module._sbrk(0), head, body);
+      images.restore(module.HEAPU8, module._sbrk(0), head, boot.body!);
+      boot.body = null;
+      module.API.restoreSnapshot = check;
       return described;
     };
     return module;
@@ -306,6 +307,8 @@ async function start(): Promise<void> {
   realm.freezeIntrinsics();
   running = false;
   jail.onmessage = (event: MessageEvent<ToJail>) => take(event.data);
+  // megabytes that are of no more use, and would be held for ever
+  for (const name of Object.keys(arrivals)) delete (arrivals as unknown as Settings)[name];
   send({ type: "ready", holes: realm.findHoles(), pyodide: version, milliseconds: now() - started });
 }
 

@@ -79,6 +79,16 @@ def split(image: bytes) -> tuple[memoryview, memoryview]:
     return view[:head], view[head:]
 
 
+@cache
+def web_assembly() -> bytes:
+    """CPython as WebAssembly, read once for all sandboxes of a process. Raises SandboxStartError if it is not there."""
+    try:
+        return (runtime_folder() / "pyodide" / "pyodide.asm.wasm").read_bytes()
+    except OSError:
+        check_runtime()
+        raise
+
+
 # one read and one check for each process: sandboxes of a pool share the bytes
 _checked: dict[tuple[Path, int, int], bytes] = {}
 

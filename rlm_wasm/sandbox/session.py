@@ -375,7 +375,8 @@ async def initialize(session: Session, options: SandboxOptions, image: bytes | N
     if image is not None:
         # the head first: the child makes ready what it can while the rest is on its way
         head, body = images.split(image)
-        session.peer.notify("prepare", {"head": session.peer.next_blob_id}, (head,))
+        ids = {"head": session.peer.next_blob_id, "wasm": session.peer.next_blob_id + 1}
+        session.peer.notify("prepare", ids, (head, images.web_assembly()))
         params["image"] = session.peer.next_blob_id
         blobs = (body,)
     return await _first_exchange(session, "initialize", params, Initialized, blobs)

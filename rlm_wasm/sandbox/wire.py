@@ -10,7 +10,7 @@ the same direction refers to them. A client that never sends a blob loses nothin
 
     initialize   {protocol, functions: [name], output_chars, output_words?, memory_mb?, image?: blob}
                                              -> {protocol, deno, v8}
-    prepare      {head: blob}                -> null                        an image is coming: this is its head
+    prepare      {head: blob, wasm?: blob}   -> null                        an image is coming: this is its head
     make_image   {protocol}                  -> {protocol, image: blob}     the blob is sent ahead of the reply
     load         {name, kind, blob | text}   -> {}                          kind: "text" (UTF-8), "bytes", "value"
     load_begin   {form, length}              -> {}                          a large value, in parts: see below
@@ -23,7 +23,8 @@ the same direction refers to them. A client that never sends a blob loses nothin
     shutdown     {}                          -> null                        then the process ends
 
 An image goes whole with `initialize`, or in two: its head ahead with `prepare`, a notification, and the rest with
-`initialize`; then the child is ready sooner. `deno/image.ts` says where the head ends.
+`initialize`; then the child is ready sooner, and the sooner if it is handed `pyodide.asm.wasm` too. `deno/image.ts`
+says where the head ends.
 
 A value that is loaded in parts comes as CPython holds it, so that nothing is decoded inside: `form` is "bytes", or for
 text the width of its widest character, "ascii", "latin1", "ucs2" (UTF-16-LE) or "ucs4" (UTF-32-LE); `length` counts
