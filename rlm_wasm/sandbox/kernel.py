@@ -1,7 +1,7 @@
 """The kernel's layer of the prison: what goes before a child's command line so that the kernel confines it too.
 
-On Linux that is `confine.py` (rlimits, no_new_privs, Landlock, seccomp), on macOS Seatbelt; neither needs root. Knows
-nothing of pipes and processes.
+On Linux that is `confine.py` (rlimits, no_new_privs, Landlock, seccomp), on macOS Seatbelt; neither needs root. On
+Windows nothing goes before it: there `job.py` takes the child when it runs. Knows nothing of pipes and processes.
 """
 
 from __future__ import annotations
@@ -53,10 +53,14 @@ def find_launcher(deno: Path, runtime: Path, folder: Path, memory_mb: int) -> La
     paths = [[os.fspath(path) for path in group] for group in groups]
     if any(mark in path for group in paths for path in group for mark in "\t\n"):
         return None
-    data_bytes = (BOOT_DATA_MB + memory_mb) * 1024 * 1024
-    specification = [*("\t".join(group) for group in paths), str(data_bytes), str(_FILE_BYTES)]
+    specification = [*("\t".join(group) for group in paths), str(data_bytes(memory_mb)), str(_FILE_BYTES)]
     program = Path(__file__).with_name("confine.py")
     return Launcher([sys.executable, "-I", "-S", os.fspath(program), "\n".join(specification)], reports=True)
+
+
+def data_bytes(memory_mb: int) -> int:
+    """What a child with so much memory for its cells may write to in all, in bytes."""
+    return (BOOT_DATA_MB + memory_mb) * 1024 * 1024
 
 
 @cache

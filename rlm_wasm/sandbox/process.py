@@ -26,7 +26,8 @@ import anyio.abc
 import msgspec
 
 from rlm_wasm.errors import SandboxStartError
-from rlm_wasm.sandbox.kernel import Launcher, find_launcher
+from rlm_wasm.sandbox.job import Job
+from rlm_wasm.sandbox.kernel import Launcher, data_bytes, find_launcher
 from rlm_wasm.sandbox.pipes import Pipes
 
 MIN_DENO = (2, 9, 0)
@@ -204,6 +205,7 @@ class Child:
         self._tail = bytearray()
         self._layers: tuple[str, ...] = () if launcher is None else launcher.layers
         self._launched = anyio.Event()
+        self._job: Job | None = None
 
     def __repr__(self) -> str:
         state = "running" if self._process.returncode is None else f"ended with {self._process.returncode}"
@@ -261,10 +263,18 @@ class Child:
         except ProcessLookupError:
             return
 
+    def take_job(self, job: Job | None) -> None:
+        """Keep the job object that holds it, on Windows."""
+        self._job = job
+        if job is not None:
+            self._layers += job.layers
+
     async def close(self) -> None:
         """Close the host's ends of its pipes."""
         for stream in (self.stdin, self.stdout, self._stderr):
             await stream.aclose()
+        if self._job is not None:
+            self._job.close()
 
     async def ended(self, within: float) -> int | None:
         """The exit code (negative: a signal), waiting at most `within` seconds; None if it still runs."""
@@ -329,7 +339,10 @@ async def _spawn(deno: Path, folder: Path, options: ChildOptions) -> Child:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
-        return Child(process, deno, launcher, process.stdin, process.stdout, process.stderr)
+        child = Child(process, deno, launcher, process.stdin, process.stdout, process.stderr)
+        if options.confined:
+            child.take_job(Job.around(process.pid, data_bytes(options.memory_mb)))
+        return child
     with Pipes() as pipes:
         stdin, stdout, stderr = pipes.theirs
         try:

@@ -283,8 +283,8 @@ class Sandbox:
         if options.require == "kernel" and not self._isolation.kernel:
             session.kill("the kernel's layer is required")
             raise SandboxStartError(
-                "the kernel's layer was required and does not hold here (Linux with Landlock or seccomp, or macOS); "
-                "leave out require= to run with the other layers"
+                "the kernel's layer was required and does not hold here (it does on Linux with Landlock or seccomp, on "
+                "macOS, on Windows); leave out require= to run with the other layers"
             )
         return session
 

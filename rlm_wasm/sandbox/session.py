@@ -162,7 +162,7 @@ class Isolation(msgspec.Struct, frozen=True):
 
     `process`: no permission was ever held, the environment and folders are its own. `realm`: the emptied realm passed
     its self-test. `kernel`: the layers that the operating system adds, by name ("rlimits", "landlock 7", "seccomp",
-    "seatbelt"); empty where there are none.
+    "seatbelt", "job object"); empty where there are none.
     """
 
     process: bool
