@@ -116,8 +116,16 @@ export interface Outcome {
   seconds: number;
 }
 
-/** Node's way to ask, which needs no permission; loaded when first wanted, because that takes as long as Deno's start. */
 let node: typeof import("node:process") | null = null;
+
+/**
+ * Node's way to ask for processor time, which needs no permission, and the timers, which are Node's too. To load them
+ * takes as long as Deno's own start, so it is done while the jail boots and there is nothing else to do.
+ */
+function loadNode(): void {
+  clearTimeout(setTimeout(() => {}, 0));
+  void import("node:process").then((loaded) => node = loaded.default);
+}
 
 /** The processor time that this process has taken, in milliseconds; NaN while the way to ask is being loaded. */
 function processorTime(): number {
@@ -148,7 +156,6 @@ class ComputingClock {
     const worked = processor - this.#processor;
     // unknown only in the first moments of a process
     this.#spent += this.#waited ? Math.min(passed, worked || 0) : passed;
-    if (this.#waited && !node) void import("node:process").then((loaded) => node = loaded.default);
     this.#since = now;
     this.#processor = processor;
     this.#waited = waits;
@@ -281,6 +288,7 @@ export class Sandbox {
       body,
     };
     this.#post(message, body ? [body.buffer] : []);
+    loadNode();
     await this.#booted.promise;
     if (settings.memory_mb !== null) {
       this.#maxMemory = Deno.memoryUsage().rss + (settings.memory_mb + MEMORY_SLACK_MB) * 1024 * 1024;

@@ -113,8 +113,8 @@ function isMessage(value: unknown): value is Message {
     hasOnly(error, ERROR_MEMBERS);
 }
 
-/** Buffers that are kept for later blobs: one is filled while another is on its way. */
-const MAX_SPARES = 2;
+/** Buffers that are kept for later blobs, and bytes of one: one is filled while another is on its way. */
+const MAX_SPARES = 2, MAX_SPARE_BYTES = 16 * 1024 * 1024;
 
 /**
  * Takes bytes apart into frames. The reader lends the place where the next bytes belong (`space`), so that a blob is
@@ -167,7 +167,7 @@ export class FrameReader {
 
   /** Lend a buffer of an earlier blob, whose content is of no more use, to a later one of about its size. */
   recycle(buffer: ArrayBuffer): void {
-    if (this.#spares.length < MAX_SPARES) this.#spares.push(buffer);
+    if (this.#spares.length < MAX_SPARES && buffer.byteLength <= MAX_SPARE_BYTES) this.#spares.push(buffer);
   }
 
   #allocate(length: number, isBlob: boolean): Uint8Array<ArrayBuffer> {

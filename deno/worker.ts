@@ -302,6 +302,8 @@ async function start(): Promise<void> {
   py.setInterruptBuffer(signals);
   prelude = py.pyimport("rlm_prelude");
   prelude.connect(bridge, boot.settings);
+  // what a first cell compiles of the interpreter, its own first cell need not
+  await prelude.run_cell.callPromising("0", 0);
   const version = py.version;
   realm.removeRest();
   realm.freezeIntrinsics();

@@ -31,6 +31,8 @@ MAX_UNREAD = 256 * 1024 * 1024
 _CHUNK = 256 * 1024
 # a frame no larger than this is written at once where the pipe takes it, in bytes
 _AT_ONCE = 64 * 1024
+# tasks that wait for a call, so that it need not start one
+_IDLE_ANSWERERS = 16
 # a little more than the 2 s that the broker gives an interrupted cell
 _LINGER = 2.5
 
@@ -73,6 +75,23 @@ class _Waiting:
         self.settled.set()
 
 
+class _Idle:
+    """A task that has answered its call and waits for the next."""
+
+    def __init__(self) -> None:
+        self._handed = anyio.Event()
+        self._call: tuple[int, str, msgspec.Raw] | None = None
+
+    def take(self, *call: Any) -> None:
+        self._call = call
+        self._handed.set()
+
+    async def call(self) -> tuple[int, str, msgspec.Raw]:
+        await self._handed.wait()
+        assert self._call is not None
+        return self._call
+
+
 class Peer:
     """The host's end of one connection.
 
@@ -96,6 +115,7 @@ class Peer:
         self._waiting: dict[int, _Waiting] = {}
         self._abandoned: set[int] = set()
         self._open_calls: set[int] = set()
+        self._idle: list[_Idle] = []
         self._outbox: deque[Sequence[bytes | memoryview]] = deque()
         self._outbox_filled = anyio.Event()
         self._unsent = 0
@@ -255,7 +275,20 @@ class Peer:
         if frame.id in self._open_calls or len(self._open_calls) >= MAX_OPEN_CALLS:
             raise ProtocolError("a call with an id that is in use, or too many calls at once")
         self._open_calls.add(frame.id)
-        tasks.start_soon(self._answer, frame.id, method, params)
+        if self._idle:
+            self._idle.pop().take(frame.id, method, params)
+        else:
+            tasks.start_soon(self._answer_calls, frame.id, method, params)
+
+    async def _answer_calls(self, id: int, method: str, params: msgspec.Raw) -> None:
+        """Answer a call, and then those that it is handed: a task for each would cost more than most answers."""
+        while True:
+            await self._answer(id, method, params)
+            if len(self._idle) >= _IDLE_ANSWERERS:
+                return
+            waiting = _Idle()
+            self._idle.append(waiting)
+            id, method, params = await waiting.call()
 
     async def _answer(self, id: int, method: str, params: msgspec.Raw) -> None:
         try:
