@@ -94,6 +94,8 @@ async function findPermissions(): Promise<string[]> {
 /** Answer with what went wrong, then end: a process whose jail is dead or does not hold serves nobody. */
 function endWith(code: number, error: unknown): never {
   queueMicrotask(() => setTimeout(() => Deno.exit(3), 0));
+  // the reply may find nobody who waits for it any more
+  complain(String((error as Error)?.message ?? error));
   throw new RpcError(code, String((error as Error)?.message ?? error));
 }
 
@@ -120,6 +122,11 @@ function report(text: string): Fields {
   }
 }
 
+/** The only words ever written to stderr: a host that shows the tail of it sees why the process ended. */
+function complain(why: string): void {
+  Deno.stderr.writeSync(new TextEncoder().encode(`${why.slice(0, 1000)}\n`));
+}
+
 const host = {
   async call(request: string): Promise<string> {
     try {
@@ -139,7 +146,10 @@ const host = {
   printed: (stream: string, text: string) => peer.notify("printed", { stream, text }),
   final: (value: string) => peer.notify("final", { value }),
   spare: (buffer: ArrayBuffer) => peer.recycle(buffer),
-  died: () => Deno.exit(3),
+  died: (why: string) => {
+    complain(why);
+    Deno.exit(3);
+  },
 };
 
 const methods: Record<string, (params: Fields) => unknown> = {
@@ -216,7 +226,6 @@ try {
   await peer.serve();
   Deno.exit(0);
 } catch (error) {
-  // the only words ever written to stderr: a host that shows the tail of it sees why
-  Deno.stderr.writeSync(new TextEncoder().encode(`${(error as Error).message}\n`));
+  complain((error as Error).message);
   Deno.exit(2);
 }

@@ -62,6 +62,11 @@ class Cell:
     output = None
     max_chars = 10_000
     max_words = None
+    # memory that is given up when a cell has taken all the rest: then its error can be told, and a next cell run
+    reserve = None
+
+
+RESERVE = 4 * 1024 * 1024
 
 
 stdout, stderr = Stream("stdout"), Stream("stderr")
@@ -178,12 +183,16 @@ def run_cell(code, number):
 
     Never raises: the one interrupt that a cell may get can land anywhere, in this function too.
     """
+    keep_reserve()
     output = Output(Cell.max_chars, Cell.max_words, lambda *piece: Bridge.emit(*piece))
     stdout.output = stderr.output = output
     error = value = None
     try:
         try:
             value = execute(code, f"<cell {number}>")
+        except MemoryError as exception:
+            Cell.reserve = None
+            error = explain(exception)
         except BaseException as exception:
             error = explain(exception)
     except BaseException as exception:
@@ -195,6 +204,16 @@ def run_cell(code, number):
             if attempt == 0:
                 error = error or explain(exception)
             value = None
+
+
+def keep_reserve():
+    """Set memory aside, unless there is so little left that a cell needs it more."""
+    if Cell.reserve is None:
+        try:
+            len(bytearray(4 * RESERVE))
+            Cell.reserve = bytearray(RESERVE)
+        except MemoryError:
+            return
 
 
 def finished(output, error, value):

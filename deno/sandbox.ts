@@ -14,7 +14,7 @@ import workerSource from "./worker.ts" with { type: "text" };
 
 /** How long an interrupted cell may take to end, in milliseconds. */
 export const GRACE = 2000;
-/** When an interrupt is sent a second time, in milliseconds: the first may come where Python swallows it. */
+/** How often an interrupt is sent again, in milliseconds: one may come where Python swallows it. */
 const REPEAT = 500;
 /** Megabytes beyond the cap before the process is ended: garbage of V8 that is not collected yet. */
 const MEMORY_SLACK_MB = 256;
@@ -91,7 +91,7 @@ export interface Host {
   /** The buffer of a part of a value, which is of no more use. */
   spare(buffer: ArrayBuffer): void;
   /** The jail died while nothing was asked of it: nobody is there to be told by a rejection. */
-  died(): void;
+  died(why: string): void;
 }
 
 /** Why a sandbox is of no more use. */
@@ -191,7 +191,7 @@ export class Sandbox {
   #clock: ComputingClock | null = null;
   #timeout = 0;
   #timedOut = false;
-  #repeated = false;
+  #repeats = 0;
   #ticked = 0;
   #interruptedAt: number | null = null;
   #dead: SandboxDead | null = null;
@@ -364,7 +364,8 @@ export class Sandbox {
     this.#printed = 0;
     this.#gave = false;
     this.#timeout = timeout * 1000;
-    this.#timedOut = this.#repeated = false;
+    this.#timedOut = false;
+    this.#repeats = 0;
     if (this.#idle) this.#arm(TICK);
     try {
       const result = await this.#ask(message, transfer);
@@ -404,8 +405,8 @@ export class Sandbox {
       this.#die(
         new SandboxDead(`the cell did not end within ${GRACE / 1000} s of its interrupt${when}`, true),
       );
-    } else if (interrupted >= REPEAT && !this.#repeated) {
-      this.#repeated = true;
+    } else if (interrupted >= REPEAT * (this.#repeats + 1)) {
+      this.#repeats++;
       this.interrupt();
     }
   }
@@ -449,7 +450,7 @@ export class Sandbox {
     this.#dead ??= reason;
     clearTimeout(this.#timer);
     this.#worker.terminate();
-    if (idle) this.#host?.died();
+    if (idle) this.#host?.died(reason.message);
     this.#booted.reject(reason);
     for (const job of this.#jobs.values()) job.reject(reason);
     this.#jobs.clear();

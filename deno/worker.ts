@@ -64,6 +64,15 @@ const later = setTimeout;
 const soon = new MessageChannel();
 /** What `setTimeout(..., 0)` has put off, in order. */
 const soonest: (() => void)[] = [];
+function isInterrupt(error: unknown): boolean {
+  return (error as { type?: unknown } | null)?.type === "KeyboardInterrupt";
+}
+
+// an interrupt that comes between two stacks is raised in the event loop, where nobody catches it; the broker repeats it
+addEventListener("unhandledrejection", (event) => {
+  if (isInterrupt((event as PromiseRejectionEvent).reason)) event.preventDefault();
+});
+
 /** Counts the jobs (cells and loads); nothing of an earlier one may run on, nor anything between two. */
 let job = 0;
 let running = true;
@@ -139,8 +148,12 @@ const bridge = {
   finish: (value: string) => send({ type: "final", value }),
   spawn: (job: PyFunction) => {
     const kept = job.copy();
-    // a job contains its own exceptions: what arrives here is the interpreter's end
-    kept.callPromising().then(() => kept.destroy(), dead);
+    // a job contains its own exceptions: what arrives here is the interpreter's end, but for one interrupted before
+    // its first instruction
+    kept.callPromising().then(
+      () => kept.destroy(),
+      (error) => isInterrupt(error) ? kept.destroy() : dead(error),
+    );
   },
   park: (key: number, milliseconds: number) =>
     // idle threads of a pool wait for work from one cell to the next
@@ -322,7 +335,7 @@ async function runCell(code: string, number: number): Promise<unknown> {
   try {
     return await prelude.run_cell.callPromising(code, number);
   } catch (error) {
-    if ((error as { type?: string }).type !== "KeyboardInterrupt") throw error;
+    if (!isInterrupt(error)) throw error;
     // the interrupt came at the function's first instruction, where nothing can catch it: the cell never began
     return await prelude.run_cell.callPromising("raise KeyboardInterrupt", number);
   }

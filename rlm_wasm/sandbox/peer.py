@@ -286,9 +286,12 @@ class Peer:
             await self._answer(id, method, params)
             if len(self._idle) >= _IDLE_ANSWERERS:
                 return
+            # what it was asked may be large, and is not to be held until the next
+            del params
             waiting = _Idle()
             self._idle.append(waiting)
             id, method, params = await waiting.call()
+            del waiting
 
     async def _answer(self, id: int, method: str, params: msgspec.Raw) -> None:
         try:

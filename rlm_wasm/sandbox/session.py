@@ -183,6 +183,7 @@ class Session:
         self.error: ProtocolError | None = None
         self.killed_because: str | None = None
         self.head: list[str] = []
+        self._head_room = 0
         self.finals: list[str] = []
         self.running = False
         self.ended = False
@@ -227,6 +228,7 @@ class Session:
         self.cell_seconds = seconds
         self.cell_began = time.monotonic()
         self.head, self.finals = [], []
+        self._head_room = self._options.output_chars
         self.waited_out = False
         self.running = True
 
@@ -283,11 +285,12 @@ class Session:
         if method == "printed":
             printed = decode_strictly(params, _Printed)
             # what the jail posts as printed is hearsay: no more is kept than a cell may print
-            room = self._options.output_chars - sum(map(len, self.head))
-            if room > 0:
-                self.head.append(printed.text[:room])
+            text = printed.text[: self._head_room]
+            self._head_room -= len(text)
+            if text:
+                self.head.append(text)
                 if self._on_print is not None:
-                    self._on_print(printed.stream, printed.text[:room])
+                    self._on_print(printed.stream, text)
         elif method == "final":
             if not self.finals:
                 self.finals.append(decode_strictly(params, Value).value)

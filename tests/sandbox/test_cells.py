@@ -486,6 +486,15 @@ async def test_what_cannot_be_loaded_is_refused_with_a_reason_and_costs_nothing(
         assert (await run(sandbox, "len(fits)")).value == 1000
 
 
+async def test_after_a_cell_that_took_all_memory_the_next_can_free_it() -> None:
+    async with Sandbox(memory_mb=64) as sandbox:
+        code = "import itertools\nheld = {}\nfor number in itertools.count():\n    held[number] = str(number) * 100"
+        assert "MemoryError" in ((await run(sandbox, code)).error or "")
+        after = await run(sandbox, "print('still here'); 40 + 2")
+        assert (after.value, after.stdout, after.error) == (42, "still here\n42\n", None)
+        assert (await run(sandbox, "del held\nlen(bytearray(30_000_000))")).value == 30_000_000
+
+
 async def test_a_large_context_gets_a_larger_sandbox_unless_something_would_be_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -129,9 +129,10 @@ async def test_computing_while_a_host_function_is_awaited_does_count() -> None:
 
 async def test_computing_in_slices_between_calls_counts_slice_by_slice() -> None:
     async with Sandbox(functions={"nothing": lambda: None, "hang": anyio.sleep_forever}) as sandbox:
+        # one call is open all the while, and none of the slices is as long as the broker's tick
         code = """
-import asyncio, threading, time
-threading.Thread(target=hang, daemon=True).start()
+import rlm_prelude, time
+rlm_prelude.Bridge.call('["hang", [], {}]')
 while True:
     until = time.perf_counter() + 0.02
     while time.perf_counter() < until: pass
