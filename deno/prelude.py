@@ -344,6 +344,8 @@ def get(name):
 
 def prepare():
     """Everything that needs no JavaScript function; what it does is in the memory image."""
+    # in the image it is zeros, which take no room, nor does it take memory before it is given up
+    Cell.reserve = bytearray(RESERVE)
     for name, value in {"FINAL": FINAL, "SHOW_VARS": SHOW_VARS, "exit": end_cell, "quit": end_cell}.items():
         reserve(name, value)
     for name, value in {"FunctionError": FunctionError, "LimitExceeded": LimitExceeded}.items():
