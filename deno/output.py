@@ -4,10 +4,11 @@ Knows nothing of how a cell runs. `Output` is the cell's one buffer; `Stream` is
 `sys.stderr`, so that both keep their order in it.
 """
 
-import collections
 import io
 
 from rlm_values import well_formed
+
+TAIL_SLACK = 20_000
 
 
 class Output:
@@ -22,9 +23,11 @@ class Output:
         self._emit = emit
         self._head = []
         self._head_room = max_chars - max_chars // 2
-        self._tail = collections.deque()
+        self._tail = []
         self._tail_chars = 0
         self._tail_room = max_chars // 2
+        # the tail is cut back to its room only now and then: to do it at every write would cost as much as all the rest
+        self._tail_limit = self._tail_room + TAIL_SLACK
         self._written = {"stdout": 0, "stderr": 0}
         self._words = 0
         self._open_word = None
@@ -33,7 +36,8 @@ class Output:
     def write(self, stream, text):
         if not text:
             return
-        self._written[stream] += len(text)
+        size = len(text)
+        self._written[stream] += size
         if self._max_words:
             self._count_words(stream, text)
         if self._head_room:
@@ -41,7 +45,15 @@ class Output:
             self._head_room -= len(piece)
             self._head.append((stream, piece))
             self._send(stream, piece)
-        self._write_tail(stream, text[len(text) - self._tail_room :] if len(text) > self._tail_room else text)
+            size = len(text)
+        if size > self._tail_room:
+            text = text[size - self._tail_room :]
+            size = len(text)
+        if size:
+            self._tail.append((stream, text))
+            self._tail_chars += size
+            if self._tail_chars > self._tail_limit:
+                self._cut_tail()
 
     def _count_words(self, stream, text):
         # a word may come in several writes
@@ -49,17 +61,17 @@ class Output:
         self._words += len(text.split()) - goes_on
         self._open_word = None if text[-1].isspace() else stream
 
-    def _write_tail(self, stream, text):
-        if not text:
-            return
-        self._tail.append((stream, text))
-        self._tail_chars += len(text)
-        while self._tail_chars > self._tail_room:
-            oldest_stream, oldest = self._tail.popleft()
-            dropped = min(self._tail_chars - self._tail_room, len(oldest))
-            self._tail_chars -= dropped
-            if dropped < len(oldest):
-                self._tail.appendleft((oldest_stream, oldest[dropped:]))
+    def _cut_tail(self):
+        """Leave the last characters that there is room for."""
+        kept, room = [], self._tail_room
+        for stream, text in reversed(self._tail):
+            if not room:
+                break
+            text = text[-room:]
+            kept.append((stream, text))
+            room -= len(text)
+        self._tail = kept[::-1]
+        self._tail_chars = self._tail_room - room
 
     def _send(self, stream, piece):
         unsent_stream, unsent = self._unsent
@@ -75,6 +87,7 @@ class Output:
 
     def pieces(self):
         """`([[stream, text], ...], characters left out)`, with the marker where something was left out."""
+        self._cut_tail()
         head, tail = _joined(self._head), _joined(self._tail)
         note = ""
         if self._max_words and self._words > self._max_words:
@@ -152,8 +165,9 @@ class Stream(io.TextIOBase):
     def write(self, text):
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        if self.output is not None:
-            self.output.write(self.name, text)
+        output = self.output
+        if output is not None:
+            output.write(self.name, text)
         return len(text)
 
     def close(self):

@@ -364,7 +364,8 @@ def test_seconds_end_a_run_in_the_middle_of_a_cell_with_all_that_there_was() -> 
     assert done.usage.calls == 3
     (first, second) = done.trajectory
     assert first.observation == "REPL output:\n1"
-    assert second.cells[0].output == "so far\n"
+    # what the interrupt ended may have been told after it
+    assert second.cells[0].output.startswith("so far\n")
     assert second.cells[0].error == "(the run was stopped while this cell ran)"
     assert [call.reply for call in second.calls] == ["a reply"]
 

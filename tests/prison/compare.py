@@ -63,6 +63,8 @@ def describe(results: dict[str, dict[str, Any]], groups: list[str]) -> str:
     for name, result in results.items():
         if "unavailable" in result:
             lines += ["", f"{TITLES[name]} does not start here: {result['unavailable']}"]
+        for group, why in result.get("broken", {}).items():
+            lines += ["", f"{TITLES[name]}, {group}: not run to the end: {why}"]
     ours = results.get("rlm_wasm", {}).get("found", {})
     succeeded = [(group, cell, why) for group in groups for cell, why in ours.get(group, {}).items()]
     if succeeded:
@@ -72,7 +74,12 @@ def describe(results: dict[str, dict[str, Any]], groups: list[str]) -> str:
 
 
 def _count(result: dict[str, Any], groups: list[str]) -> str:
-    return str(sum(len(result["found"][group]) for group in groups)) if "found" in result else "-"
+    if "found" not in result:
+        return "-"
+    succeeded = sum(len(result["found"].get(group, ())) for group in groups)
+    run = sum(result["cells"].get(group, 0) for group in groups)
+    whole = sum(len(read_class(group)) for group in groups)
+    return str(succeeded) if run == whole else f"{succeeded} of {run} run"
 
 
 def _surroundings() -> str:

@@ -53,7 +53,7 @@ class OpenSandbox:
         self._process = await anyio.open_process([os.fspath(part) for part in line], stderr=subprocess.DEVNULL)
         names = "\n".join(f"{name} = {value!r}" for name, value in self._traps.variables().items())
         with anyio.fail_after(_START_WITHIN):
-            equipped = await self._run(self._process, f"{names}\n{tools('open')}")
+            equipped = await self._unpacked(self._process, f"{names}\n{tools('open')}")
         assert not any("Error" in text for text in equipped.texts), equipped.texts
         return self._process
 

@@ -50,7 +50,7 @@ def check(result: dict[str, Any], group: str) -> None:
     assert "unavailable" not in result, result["unavailable"]
     succeeded = [f"{name}: {'; '.join(reasons)}" for name, reasons in result["found"][group].items()]
     assert not succeeded, "\n".join(["these succeeded:", *succeeded])
-    assert (result["left"], result["orphans"]) == ([], [])
+    assert (result["left"], result["orphans"], result["broken"]) == ([], [], {})
 
 
 def count(result: dict[str, Any], group: str) -> tuple[int, int]:

@@ -37,9 +37,9 @@ def hold(
 ) -> dict[str, Any]:
     """Run a trial in a process of its own.
 
-    Gives `found` (by class, by name of a cell: by what it succeeded), `cells` (how many of each class were run), `left`
-    (processes and folders that outlived it) and `version`; or `unavailable`, why the target does not start. Raises
-    subprocess.TimeoutExpired after `within` seconds.
+    Gives `found` (by class, by name of a cell: by what it succeeded), `cells` (how many of each class were run),
+    `broken` (classes that could not be run to their end, and why), `left` (processes and folders that outlived it) and
+    `version`; or `unavailable`, why the target does not start. Raises subprocess.TimeoutExpired after `within` seconds.
     """
     with tempfile.TemporaryDirectory(prefix="trial") as folder:
         result, temporary = Path(folder, "result.json"), Path(folder, "t")
@@ -65,17 +65,26 @@ async def run(target_name: str, groups: list[str], quick: bool) -> dict[str, Any
     module = importlib.import_module(f"tests.prison.{TARGETS[target_name]}")
     found: dict[str, dict[str, list[str]]] = {}
     cells: dict[str, int] = {}
+    broken: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="traps") as folder:
         traps = Traps(Path(folder))
         with traps.set():
             for group in groups:
-                async with module.opened(traps, group) as target:
-                    chosen = [cell for cell in read_class(group) if not (quick and cell.slow)]
-                    verdicts: list[Verdict] = [await attack(target, cell, traps) for cell in chosen]
+                verdicts: list[Verdict] = []
+                try:
+                    async with module.opened(traps, group) as target:
+                        for cell in read_class(group):
+                            if not (quick and cell.slow):
+                                verdicts.append(await attack(target, cell, traps))
+                except Exception as error:
+                    if not verdicts:
+                        raise
+                    # a target that cannot be gone on with: what was found until then is told
+                    broken[group] = f"{type(error).__name__}: {error}"[:300]
                 cells[group] = len(verdicts)
                 found[group] = {verdict.cell.name: verdict.reasons for verdict in verdicts if verdict.reasons}
     version = importlib.metadata.version(PACKAGES[target_name]) if target_name in PACKAGES else ""
-    return {"found": found, "cells": cells, "version": version, "orphans": _children()}
+    return {"found": found, "cells": cells, "version": version, "orphans": _children(), "broken": broken}
 
 
 def _children() -> list[str]:
