@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 from hypothesis import settings
 
-from rlm_wasm.sandbox import process
+from rlm_wasm.sandbox import image, process
 
 # on a shared machine the time of one example says nothing
 settings.register_profile("rlm_wasm", deadline=None)
@@ -41,6 +41,15 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RLM_WASM_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own, which is not there yet."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("RLM_WASM_CACHE", str(folder))
+    monkeypatch.setattr(image, "_checked", {})
+    return folder
 
 
 @pytest.fixture(scope="session")

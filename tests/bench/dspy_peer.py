@@ -1,10 +1,9 @@
 """DSPy's PythonInterpreter, measured from inside an environment in which it is installed.
 
-    PYTHON dspy_peer.py FOLDER
+    PYTHON -m tests.bench.dspy_peer FOLDER
 
 Reads one word a line from stdin (`cold`, `cell`, `call`, `load N` for N megabytes) and answers each with the seconds
-that it took, as JSON. The first line that it writes names its version. Its runner imports one file from deno.land; an
-import map gives it a local stand-in for that, because that host is not reached everywhere.
+that it took, as JSON. The first line that it writes names its version.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from pathlib import Path
 
 from dspy.primitives.python_interpreter import PythonInterpreter  # pyright: ignore[reportMissingImports]
 
-STAND_IN = Path(__file__).parents[1] / "prison" / "read_lines.mjs"
+from tests.dspy_offline import offline
+
 CELLS = 50
 
 
@@ -27,9 +27,7 @@ def nothing() -> str:
 
 def opened(folder: Path) -> PythonInterpreter:
     interpreter = PythonInterpreter(tools={"nothing": nothing})
-    import_map = folder / "import_map.json"
-    import_map.write_text(json.dumps({"imports": {"https://deno.land/std@0.186.0/io/mod.ts": STAND_IN.as_uri()}}))
-    interpreter.deno_command.insert(2, f"--import-map={import_map}")
+    offline(interpreter, folder)
     return interpreter
 
 

@@ -17,7 +17,7 @@ from rlm_wasm.sandbox.process import find_deno
 
 # seconds for one answer
 WITHIN = 120
-PROGRAM = Path(__file__).with_name("dspy_peer.py")
+ROOT = Path(__file__).parents[2]
 
 
 class PeerMissing(Exception):
@@ -38,7 +38,8 @@ class Dspy:
         self._folder = tempfile.TemporaryDirectory(prefix="bench")
         path = f"{find_deno().parent}{os.pathsep}{os.environ.get('PATH', '')}"
         self._process = subprocess.Popen(
-            [self._python, str(PROGRAM), self._folder.name],
+            [self._python, "-m", "tests.bench.dspy_peer", self._folder.name],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from rlm_wasm.sandbox import Sandbox, SandboxPool
 from rlm_wasm.sandbox import session as sessions
 from rlm_wasm.sandbox.process import ChildOptions, find_deno
 from tests.bench.peers import Dspy
+from tests.processes import forget_peak, memory_mb, pid_of
 
 HERE = Path(__file__).parent
 MB = 1_000_000
@@ -92,23 +92,6 @@ def times_faster(row: Row, ours: str, other: str) -> str:
     if other not in row.medians:
         return ""
     return f"{row.medians[other] / row.medians[ours]:.0f} times faster than {other}"
-
-
-def child_of(sandbox: Sandbox) -> int:
-    assert sandbox._session is not None
-    return sandbox._session._child.pid
-
-
-def status_mb(pid: int | str, name: str, file: str = "status") -> float:
-    """A line of /proc/PID/status, in MB."""
-    found = re.search(rf"^{name}:\s+(\d+) kB", Path(f"/proc/{pid}/{file}").read_text(), re.MULTILINE)
-    assert found is not None
-    return int(found[1]) * 1024 / MB
-
-
-def forget_peak(pid: int) -> None:
-    """From now on VmHWM is the highest since now."""
-    Path(f"/proc/{pid}/clear_refs").write_text("5")
 
 
 def start_native(program: str) -> subprocess.Popen[str]:
@@ -241,7 +224,7 @@ async def idle(bench: Bench) -> Row:
                         await anyio.sleep(2)
                         done.set()
                     await done.wait()
-                    shares.append(status_mb(child_of(sandbox), "Pss", "smaps_rollup"))
+                    shares.append(memory_mb("Pss", pid_of(sandbox), "smaps_rollup"))
 
             for _ in range(8):
                 tasks.start_soon(one)
@@ -408,10 +391,10 @@ async def peak(bench: Bench) -> Row:
         async def measure() -> float:
             async with Sandbox() as sandbox:
                 await sandbox.execute("1 + 1")
-                before = status_mb(child_of(sandbox), "VmRSS")
-                forget_peak(child_of(sandbox))
+                before = memory_mb("VmRSS", pid_of(sandbox))
+                forget_peak(pid_of(sandbox))
                 await sandbox.load(context=text)
-                return (status_mb(child_of(sandbox), "VmHWM") - before) / (len(text) * width / MB)
+                return (memory_mb("VmHWM", pid_of(sandbox)) - before) / (len(text) * width / MB)
 
         return measure
 
@@ -481,14 +464,14 @@ async def printing(bench: Bench) -> Row:
             assert ran.error is None, ran.error
             return ran.seconds
 
-        before = status_mb("self", "VmRSS")
+        before = memory_mb("VmRSS")
         contestants = {
             "print": lambda: seconds(loop + "print(line)"),
             "to nothing": lambda: seconds(loop + "print(line, file=nothing)"),
         }
         goal = "1.3 x printing to nothing; the host grows by less than 5 MB"
         found = await alternately(f"printing {size // MB:,} MB", "s", contestants, min(bench.times, 3), goal)
-        grown = status_mb("self", "VmRSS") - before
+        grown = memory_mb("VmRSS") - before
     return told(found, f"{found.medians['print'] / found.medians['to nothing']:.2f} x", f"{grown:.1f} MB")
 
 

@@ -23,15 +23,6 @@ from rlm_wasm.sandbox import Sandbox, image
 WITHIN = 60
 
 
-@pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of the test's own, which is not there yet."""
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("RLM_WASM_CACHE", str(folder))
-    monkeypatch.setattr(image, "_checked", {})
-    return folder
-
-
 def answers() -> bool:
     """A sandbox starts here, and answers."""
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import random
-from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
 from rlm_wasm.sandbox import Executed, Sandbox
+from tests.processes import memory_mb
 
 pytestmark = pytest.mark.anyio
 
@@ -37,11 +37,6 @@ async def test_twenty_sandboxes_started_at_once_all_answer(place: Any) -> None:
             for number in range(20):
                 tasks.start_soon(start, number)
     assert found == {number: 2 * number for number in range(20)}
-
-
-def resident_mb(pid: int) -> float:
-    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")]
-    return int(line.split()[1]) / 1024
 
 
 # a cell by its number, and what of it must come back
@@ -80,8 +75,8 @@ async def test_a_thousand_cells_in_one_sandbox_all_answer_and_nothing_grows(plac
                 if number == SETTLED:
                     descriptors = len(os.listdir("/proc/self/fd"))
                 if number >= SETTLED and number % 50 == 0:
-                    host.append(resident_mb(os.getpid()))
-                    child.append(resident_mb(pid))
+                    host.append(memory_mb("VmRSS"))
+                    child.append(memory_mb("VmRSS", pid))
             assert place.processes() == [pid]
             assert len(os.listdir("/proc/self/fd")) == descriptors
     assert max(host) - host[0] < 30

@@ -19,17 +19,13 @@ from rlm_wasm.sandbox import process as process_module
 from rlm_wasm.sandbox import sandbox as sandbox_module
 from rlm_wasm.sandbox import session as session_module
 from rlm_wasm.sandbox.session import Session
+from tests.processes import pid_of, session_of
 
 pytestmark = pytest.mark.anyio
 
 WITHIN = 60
 FakeDeno = Callable[[str], Path]
 BIG = "x" * 8_000_000
-
-
-def session_of(sandbox: Sandbox) -> Session:
-    assert sandbox._session is not None
-    return sandbox._session
 
 
 @pytest.fixture
@@ -99,7 +95,7 @@ async def test_a_stopped_child_that_is_asked_between_two_cells_is_a_crash(place:
     with place.left_clean():
         async with Sandbox() as sandbox:
             await sandbox.execute("mine = 1")
-            os.kill(session_of(sandbox)._child.pid, signal.SIGSTOP)
+            os.kill(pid_of(sandbox), signal.SIGSTOP)
             with anyio.fail_after(2), pytest.raises(SandboxCrashed, match="did not answer for 1 s"):
                 await (sandbox.load(context="here") if method == "load" else sandbox.get("mine"))
             assert (await sandbox.execute("1 + 1")).value == 2

@@ -1,15 +1,8 @@
-"""Makes `tests.prison` importable wherever pytest is started, and shows the counts at the end of a run."""
+"""Shows the counts of hostile cells at the end of a run."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-
-ROOT = str(Path(__file__).parents[2])
-if ROOT not in sys.path:
-    sys.path.append(ROOT)
 
 COUNTS = pytest.StashKey[dict[str, tuple[int, int]]]()
 

@@ -1,25 +1,21 @@
 """DSPy's PythonInterpreter as a target, run by the Python of an environment in which DSPy is installed.
 
-Its runner imports one file from deno.land; where that cannot be reached, an import map gives it a local stand-in for
-that one function (`readLines`), and all else is DSPy's own.
+One function (`readLines`) of its runner's has a local stand-in (`dspy_offline.py`); all else is DSPy's own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
+from tests.dspy_offline import offline
 from tests.prison.hostile import tools
-from tests.prison.judge import Came, processor_seconds
+from tests.prison.judge import Came
 from tests.prison.traps import Traps
-
-_STAND_IN = Path(__file__).with_name("read_lines.mjs")
-_READ_LINES = "https://deno.land/std@0.186.0/io/mod.ts"
+from tests.processes import processor_seconds
 
 
 class DspyInterpreter:
@@ -45,17 +41,12 @@ class DspyInterpreter:
     def _execute(self, code: str) -> str:
         if self._interpreter is None:
             self._interpreter = self._module.PythonInterpreter(tools=self._traps.functions())
-            self._interpreter.deno_command.insert(2, f"--import-map={self._import_map()}")
+            offline(self._interpreter, self._traps.folder)
             names = "\n".join(f"{name} = {value!r}" for name, value in self._traps.variables().items())
             self._interpreter.execute(f"{names}\n{tools('dspy')}\nNone")
         # what a cell prints is returned only where its last expression has no value
         result = self._interpreter.execute(f"{code}\nNone")
         return str(getattr(result, "output", result))[:1_000_000]
-
-    def _import_map(self) -> Path:
-        map_file = self._traps.folder / "import_map.json"
-        map_file.write_text(json.dumps({"imports": {_READ_LINES: _STAND_IN.as_uri()}}))
-        return map_file
 
     async def run(self, code: str, timeout: float, other: bool = False) -> Came:
         if other:

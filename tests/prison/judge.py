@@ -8,20 +8,20 @@ it agreed to; another sandbox is not what it was; no next cell works; something 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import anyio
 
 from tests.prison.hostile import Cell
 from tests.prison.traps import Traps
+from tests.processes import forget_peak, memory_mb
 
-MB = 1_000_000
 # beyond the cell's own timeout: 2 s of the broker, 7 s of the host, its clock of 2 s, and a shared machine
 GRACE = 15.0
 # what may stay with the host after a cell, and what it may take for a moment (a message may have 64 MiB, and is held
@@ -224,31 +224,20 @@ class Memory:
     """The host's own memory from when it was made, in MB; Linux only, elsewhere it sees nothing."""
 
     def __init__(self) -> None:
-        self._resident = self._read("VmRSS")
-        try:
-            # from now on VmHWM is the highest since now
-            Path("/proc/self/clear_refs").write_text("5")
-        except OSError:
-            self._resident = None
+        self._resident: float | None = None
+        with contextlib.suppress(OSError):
+            forget_peak()
+            self._resident = memory_mb("VmRSS")
 
     def grown(self) -> list[str]:
         """In words, if more was kept or taken than is allowed."""
         if self._resident is None:
             return []
-        peak = (self._read("VmHWM") or 0) - self._resident
+        peak = memory_mb("VmHWM") - self._resident
         _give_back()
-        kept = (self._read("VmRSS") or 0) - self._resident
+        kept = memory_mb("VmRSS") - self._resident
         reasons = [f"the host kept {kept:.0f} MB more"] if kept > KEPT_MB else []
         return reasons + ([f"the host took {peak:.0f} MB for a time"] if peak > PEAK_MB else [])
-
-    @staticmethod
-    def _read(name: str) -> float | None:
-        try:
-            lines = Path("/proc/self/status").read_text().splitlines()
-        except OSError:
-            return None
-        found = [line for line in lines if line.startswith(name)]
-        return int(found[0].split()[1]) * 1024 / MB if found else None
 
 
 def _give_back() -> None:
@@ -259,13 +248,3 @@ def _give_back() -> None:
     except (OSError, AttributeError):
         # another C library
         return
-
-
-def processor_seconds(pid: int) -> float | None:
-    """What a process has computed so far; None if it is gone or this is no Linux."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    # in hundredths: sysconf(_SC_CLK_TCK) is 100 on every Linux
-    return None if fields[0] == "Z" else (int(fields[11]) + int(fields[12])) / 100

@@ -19,8 +19,9 @@ import anyio
 import anyio.abc
 
 from tests.prison.hostile import tools
-from tests.prison.judge import PROBE, Came, processor_seconds
+from tests.prison.judge import PROBE, Came
 from tests.prison.traps import Traps
+from tests.processes import processor_seconds
 
 PYODIDE = Path(__file__).parents[2] / "deno" / "pyodide"
 PROGRAM = Path(__file__).with_name("open_sandbox.mjs")

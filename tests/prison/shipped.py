@@ -10,8 +10,9 @@ from typing import Any
 from rlm_wasm.errors import SandboxError
 from rlm_wasm.sandbox import Executed, Sandbox, SandboxOptions, SandboxPool
 from tests.prison.hostile import tools
-from tests.prison.judge import PROBE, Came, processor_seconds
+from tests.prison.judge import PROBE, Came
 from tests.prison.traps import Traps
+from tests.processes import pid_of, processor_seconds, session_of
 
 OUTPUT_CHARS = 10_000
 # a traceback is cut to 8,000 characters inside, and a note may follow
@@ -52,9 +53,8 @@ class Shipped:
         if session is self._prepared and sandbox.alive:
             return
         await _equip(sandbox, self._traps)
-        self._prepared = session = sandbox._session
-        assert session is not None
-        self._pid = session._child.pid
+        self._prepared = session_of(sandbox)
+        self._pid = pid_of(sandbox)
 
     async def run(self, code: str, timeout: float, other: bool = False) -> Came:
         if not other:

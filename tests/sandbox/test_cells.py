@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from rlm_wasm.sandbox import Executed, Sandbox, variables
 from rlm_wasm.sandbox import sandbox as sandbox_module
 from rlm_wasm.sandbox.process import available_memory
+from tests.processes import pid_of
 
 pytestmark = pytest.mark.anyio
 
@@ -32,11 +33,6 @@ async def shared() -> AsyncIterator[Sandbox]:
 async def run(sandbox: Sandbox, code: str) -> Executed:
     with anyio.fail_after(WITHIN):
         return await sandbox.execute(code)
-
-
-def pid_of(sandbox: Sandbox) -> int:
-    assert sandbox._session is not None
-    return sandbox._session._child.pid
 
 
 async def error_of(sandbox: Sandbox, code: str) -> str:

@@ -16,6 +16,7 @@ from rlm_wasm.errors import SandboxCrashed, SandboxTimeout
 from rlm_wasm.sandbox import Executed, Sandbox
 from rlm_wasm.sandbox import peer as peer_module
 from rlm_wasm.sandbox import sandbox as sandbox_module
+from tests.processes import pid_of
 
 pytestmark = pytest.mark.anyio
 
@@ -27,13 +28,6 @@ SWALLOW = "while True:\n    try:\n        while True: pass\n    except BaseExcep
 async def run(sandbox: Sandbox, code: str, timeout: float = 30) -> Executed:
     with anyio.fail_after(WITHIN):
         return await sandbox.execute(code, timeout=timeout)
-
-
-def pid_of(sandbox: Sandbox) -> int:
-    # there is no public way to name the process, and nobody but a test has a reason to
-    session = sandbox._session
-    assert session is not None
-    return session._child.pid
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from rlm_wasm.errors import ProtocolError, SandboxCrashed, SandboxError, Sandbox
 from rlm_wasm.sandbox import Executed, Sandbox, image, process
 from rlm_wasm.sandbox import sandbox as sandbox_module
 from rlm_wasm.sandbox import session as session_module
+from tests.processes import pid_of
 
 pytestmark = pytest.mark.anyio
 
@@ -50,12 +51,11 @@ async def test_a_child_killed_in_the_middle_of_a_cell_is_a_crash_and_the_next_ce
         await sandbox.load(context="the context")
         await run(sandbox, "mine = 1\nprint('first')")
         heard = anyio.Event()
-        session = sandbox._session
-        assert session is not None
+        child = pid_of(sandbox)
 
         async def kill() -> None:
             await heard.wait()
-            os.kill(session._child.pid, signal.SIGKILL)
+            os.kill(child, signal.SIGKILL)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(kill)
@@ -74,9 +74,7 @@ async def test_a_child_killed_between_two_cells_is_replaced_and_what_is_lost_is_
     async with Sandbox() as sandbox:
         await sandbox.load(context="here")
         await run(sandbox, "mine = 1")
-        session = sandbox._session
-        assert session is not None
-        os.kill(session._child.pid, signal.SIGKILL)
+        os.kill(pid_of(sandbox), signal.SIGKILL)
         try:
             after = await run(sandbox, "context")
         except SandboxCrashed:

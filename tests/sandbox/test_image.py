@@ -35,15 +35,6 @@ async def works(**chosen: Any) -> bool:
 
 
 @pytest.fixture
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder for this test alone."""
-    folder = tmp_path / "own-cache"
-    monkeypatch.setenv("RLM_WASM_CACHE", str(folder))
-    monkeypatch.setattr(image, "_checked", {})
-    return folder
-
-
-@pytest.fixture
 async def image_file(cache_folder: Path, own_cache: Path) -> Path:
     """The image's file in this test's own cache: a copy of the session's."""
     path = image.path_for(process.find_deno())

@@ -17,25 +17,18 @@ from rlm_wasm.sandbox import Sandbox, SandboxOptions, SandboxPool
 from rlm_wasm.sandbox import session as session_module
 from rlm_wasm.sandbox.peer import ConnectionEnded
 from rlm_wasm.sandbox.session import Empty
+from tests.processes import pid_of, session_of
 
 pytestmark = pytest.mark.anyio
 
 WITHIN = 60
 
 
-def pid_of(sandbox: Sandbox) -> int:
-    session = sandbox._session
-    assert session is not None
-    return session._child.pid
-
-
 async def death_noticed(sandbox: Sandbox) -> None:
     """Wait until the host has seen that the child is gone."""
-    session = sandbox._session
-    assert session is not None
     with contextlib.suppress(ConnectionEnded):
         while True:
-            await session.peer.request("ping", {}, Empty)
+            await session_of(sandbox).peer.request("ping", {}, Empty)
 
 
 @pytest.mark.both_backends

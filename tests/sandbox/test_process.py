@@ -23,6 +23,7 @@ from rlm_wasm.sandbox.process import (
     runtime_folder,
     spawned,
 )
+from tests.processes import pid_of
 
 pytestmark = pytest.mark.anyio
 
@@ -184,9 +185,7 @@ async def test_the_running_child_has_nothing_of_the_hosts(tmp_path: Path, monkey
     with anyio.fail_after(WITHIN), secret.open("w") as kept:
         os.set_inheritable(kept.fileno(), True)
         async with Sandbox() as sandbox:
-            session = sandbox._session
-            assert session is not None
-            pid = session._child.pid
+            pid = pid_of(sandbox)
             process_folder = Path(f"/proc/{pid}")
             variables = process_folder.joinpath("environ").read_bytes().decode().strip("\0").split("\0")
             names = {variable.partition("=")[0] for variable in variables}
