@@ -28,13 +28,10 @@ import msgspec
 from rlm_wasm.errors import SandboxStartError
 from rlm_wasm.sandbox.job import Job
 from rlm_wasm.sandbox.kernel import Launcher, data_bytes, find_launcher
+from rlm_wasm.sandbox.memory import BOOT_MB, DEFAULT_MEMORY_MB
 from rlm_wasm.sandbox.pipes import Pipes
 
 MIN_DENO = (2, 9, 0)
-# what boot takes (31 MB) plus room for the interpreter's own growth, before anything of the user's
-BOOT_MB = 64
-# 32-bit WebAssembly cannot hold more
-MAX_MEMORY_MB = 4096 - BOOT_MB
 _STDERR_KEPT = 64 * 1024
 _LAUNCH_WITHIN = 5.0
 _INSTALL_DENO = "install it with: pip install 'rlm-wasm[deno]'"
@@ -51,7 +48,7 @@ class ChildOptions(msgspec.Struct, frozen=True):
     the kernel's layer is asked for."""
 
     deno: str | os.PathLike[str] | None = None
-    memory_mb: int = 1024
+    memory_mb: int = DEFAULT_MEMORY_MB
     confined: bool = True
 
 
@@ -169,20 +166,6 @@ def environment(folder: Path) -> dict[str, str]:
     if sys.platform == "win32":
         variables["SystemRoot"] = os.environ.get("SYSTEMROOT", r"C:\Windows")
     return variables
-
-
-def available_memory() -> int | None:
-    """Bytes of memory that this machine, or the control group of this process, can still give; None where unknown."""
-    found: list[int] = []
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    with contextlib.suppress(OSError, ValueError):
-        # "max" where there is no limit
-        group = Path("/sys/fs/cgroup")
-        limit, used = ((group / name).read_text() for name in ("memory.max", "memory.current"))
-        found.append(max(0, int(limit) - int(used)))
-    return min(found, default=None)
 
 
 class Child:

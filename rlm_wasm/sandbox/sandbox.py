@@ -20,26 +20,24 @@ import msgspec
 
 from rlm_wasm.errors import ProtocolError, SandboxCrashed, SandboxError, SandboxStartError, SandboxTimeout
 from rlm_wasm.sandbox import image as images
+from rlm_wasm.sandbox import memory
 from rlm_wasm.sandbox import peer as rpc
+from rlm_wasm.sandbox.messages import Empty, Ran, Value
 from rlm_wasm.sandbox.peer import ConnectionEnded, RemoteError
-from rlm_wasm.sandbox.process import MAX_MEMORY_MB, available_memory, find_deno
+from rlm_wasm.sandbox.process import find_deno
 from rlm_wasm.sandbox.session import (
-    DEFAULT_MEMORY_MB,
     DidNotBoot,
-    Empty,
     HostFunction,
     Isolation,
-    Ran,
     SandboxOptions,
     Session,
-    Value,
     background_tasks,
     initialize,
     make_image,
     serve_child,
 )
 from rlm_wasm.sandbox.values import decode, well_formed
-from rlm_wasm.sandbox.variables import Variable, megabytes, prepare
+from rlm_wasm.sandbox.variables import Variable, prepare
 from rlm_wasm.sandbox.wire import MAX_MESSAGE
 
 Result = TypeVar("Result")
@@ -48,8 +46,6 @@ Result = TypeVar("Result")
 _BROKER_GRACE = 7.0
 _PING_EVERY = 2.0
 _PING_WITHIN = 10.0
-# what cells need beside what is loaded, in MB
-_WORKING_MB = 256
 # a little more than the broker's own 2 s, so that its word comes first
 _INTERRUPT_WITHIN = 2.5
 
@@ -100,7 +96,7 @@ class Sandbox:
         self._tasks: anyio.abc.TaskGroup | None = None
         self._session: Session | None = None
         self._loaded: dict[str, Variable] = {}
-        self._memory_mb = self._options.memory_mb or DEFAULT_MEMORY_MB
+        self._memory_mb = self._options.memory_mb or memory.DEFAULT_MEMORY_MB
         self._names: tuple[str, ...] = ()
         self._isolation: Isolation | None = None
         self._lost: tuple[str, ...] = ()
@@ -205,29 +201,17 @@ class Sandbox:
 
     def _make_room(self, variables: Mapping[str, Variable]) -> None:
         """Raise ValueError if there is no room for them; where there could be, end the child for a larger one."""
+        names = ", ".join(variables)
         size = sum(variable.needed for variable in (self._loaded | dict(variables)).values())
-        needed = megabytes(size)
-        about = f"{', '.join(variables)} needs about {needed:,} MB in the sandbox"
-        if self._options.memory_mb is not None:
-            if needed > self._memory_mb:
-                raise ValueError(
-                    f"{about}, and memory_mb={self._memory_mb}: raise it (at most {MAX_MEMORY_MB:,}), leave it to be "
-                    "chosen by what is loaded, or load a part"
-                )
+        wanted = memory.choose(names, size, self._memory_mb, self._options.memory_mb)
+        if wanted == self._memory_mb:
             return
-        if needed > MAX_MEMORY_MB - _WORKING_MB:
-            raise ValueError(f"{about}, and no sandbox holds more than {MAX_MEMORY_MB:,} MB: load a part of it")
-        wanted = min(2 * needed + _WORKING_MB, MAX_MEMORY_MB)
-        if wanted <= self._memory_mb:
-            return
-        available = available_memory()
-        if available is not None and megabytes(available) < needed + _WORKING_MB:
-            raise ValueError(f"{about}, and the machine has {megabytes(available):,} MB left: load a part of it")
         made = [name for name in self._names if name not in self._loaded]
         if made and self.alive:
             raise ValueError(
-                f"{about}, more than the {self._memory_mb:,} MB that it was started with, and starting it anew would "
-                f"lose what cells have made ({', '.join(made[:5])}): load it first, or choose memory_mb={wanted}"
+                f"{names} needs about {memory.megabytes(size):,} MB in the sandbox, "
+                f"more than the {self._memory_mb:,} MB that it was started with, and starting it anew would lose what "
+                f"cells have made ({', '.join(made[:5])}): load it first, or choose memory_mb={wanted}"
             )
         self._memory_mb = wanted
         if self._session is not None:

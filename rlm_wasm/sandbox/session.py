@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import anyio
 import anyio.abc
@@ -30,9 +30,10 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.sandbox import image as images
 from rlm_wasm.sandbox import peer as rpc
+from rlm_wasm.sandbox.memory import DEFAULT_MEMORY_MB, MAX_MEMORY_MB
+from rlm_wasm.sandbox.messages import Call, Greeting, ImageMade, Initialized, Printed, Value
 from rlm_wasm.sandbox.peer import ConnectionEnded, Handler, Peer, RemoteError, decode_strictly
 from rlm_wasm.sandbox.process import (
-    MAX_MEMORY_MB,
     Child,
     ChildOptions,
     check_runtime,
@@ -42,21 +43,13 @@ from rlm_wasm.sandbox.process import (
 from rlm_wasm.sandbox.values import MAX_HELD, decode, encode, held_bytes, well_formed
 from rlm_wasm.sandbox.wire import PROTOCOL
 
-# enough for a 100 MB text and what is made of it; a laptop has it
-DEFAULT_MEMORY_MB = 1024
-# what a report of a cell may hold (deno/prelude.py, deno/tracebacks.py); the output's size is the caller's choice
-_ERROR_CHARS, _VALUE_BYTES, _NAMES, _NAME_CHARS = 10_000, 100_000, 256, 100
-# what the marker for what was left out may take
-_MARKER_CHARS = 200
-# a character that JSON escapes
-_ESCAPED = 6
 # what the arguments of the calls that are open may take together, by `held_bytes`
 _ARGUMENT_BYTES = MAX_HELD
 HostFunction = Callable[..., Any]
 OnPrint = Callable[[str, str], None]
 
 _START_WITHIN = 60.0
-_G = TypeVar("_G", bound="_Greeting")
+_G = TypeVar("_G", bound="Greeting")
 
 
 class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,59 +91,6 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"memory_mb: at most {MAX_MEMORY_MB}, the address space of 32-bit WebAssembly")
         if self.max_output_words is not None and self.max_output_words < 1:
             raise ValueError("max_output_words must be above 0")
-
-
-class _Greeting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    protocol: int
-
-
-class Initialized(_Greeting, frozen=True, forbid_unknown_fields=True):
-    deno: str
-    v8: str
-
-
-class ImageMade(_Greeting, frozen=True, forbid_unknown_fields=True):
-    image: int
-
-
-class Ran(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    # head, marker, tail, each of two streams in any order: what a cell may keep bounds their number
-    output: list[tuple[Literal["stdout", "stderr"], str]]
-    truncated: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
-    error: Annotated[str, msgspec.Meta(max_length=_ERROR_CHARS)] | None
-    value: Annotated[str, msgspec.Meta(max_length=_VALUE_BYTES)] | None
-    names: Annotated[list[Annotated[str, msgspec.Meta(max_length=_NAME_CHARS)]], msgspec.Meta(max_length=_NAMES)]
-    timed_out: bool
-    seconds: Annotated[float, msgspec.Meta(ge=0)]
-
-    @staticmethod
-    def max_bytes(output_chars: int) -> int:
-        """The longest that an honest report can be."""
-        chars = output_chars + _MARKER_CHARS + _ERROR_CHARS + _VALUE_BYTES + _NAMES * (_NAME_CHARS + 3) + 1000
-        # every character of the output may be a piece of its own
-        return _ESCAPED * chars + 16 * output_chars
-
-    def check(self, output_chars: int) -> None:
-        """Raise ProtocolError if there is more output than was agreed."""
-        if sum(len(text) for _, text in self.output) > output_chars + _MARKER_CHARS:
-            raise ProtocolError(f"the child sent more output than the {output_chars:,} characters that were agreed")
-
-
-class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    value: str
-
-
-class _Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    request: str
-
-
-class _Printed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    stream: str
-    text: str
-
-
-class Empty(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    pass
 
 
 class DidNotBoot(SandboxStartError):
@@ -255,14 +195,14 @@ class Session:
     async def _request(self, method: str, params: msgspec.Raw) -> object:
         if method != "call" or not self.running:
             raise RemoteError(rpc.METHOD_NOT_FOUND, "nothing may be asked for now")
-        text = decode_strictly(params, _Call).request
+        text = decode_strictly(params, Call).request
         held = held_bytes(text)
         # one call may be as large as a value may be; a few of that size at once are more than the host should hold
         if self._argument_bytes and self._argument_bytes + held > _ARGUMENT_BYTES:
             raise RemoteError(rpc.FUNCTION_FAILED, "the arguments of the calls that are open are too large together")
         self._argument_bytes += held
         try:
-            return await self._answer(decode(text))
+            return await self._answer(decode(text, held))
         finally:
             self._argument_bytes -= held
 
@@ -283,7 +223,7 @@ class Session:
 
     def _notified(self, method: str, params: msgspec.Raw) -> None:
         if method == "printed":
-            printed = decode_strictly(params, _Printed)
+            printed = decode_strictly(params, Printed)
             # what the jail posts as printed is hearsay: no more is kept than a cell may print
             text = printed.text[: self._head_room]
             self._head_room -= len(text)

@@ -68,9 +68,9 @@ def _estimate(text: str) -> int:
     return 2 * len(text) + sum(bytes * text.count(mark) for mark, bytes in _WEIGHTS.items())
 
 
-def decode(text: str) -> Any:
+def decode(text: str, held: int | None = None) -> Any:
     """The value of a JSON text that came out of the sandbox. Raises ProtocolError for one that breaks the rules."""
-    if held_bytes(text) > MAX_HELD:
+    if (held_bytes(text) if held is None else held) > MAX_HELD:
         raise ProtocolError(f"the sandbox sent a value that would take more than {MAX_HELD:,} bytes")
     try:
         return _untagged(json.loads(text, parse_constant=_refuse), 0)

@@ -75,11 +75,6 @@ def prepare(name: str, value: object) -> Variable:
     return variable
 
 
-def megabytes(size: int) -> int:
-    """Bytes as the mebibytes of `memory_mb`, rounded up."""
-    return -(-size // (1024 * 1024))
-
-
 def find_form(text: str) -> str:
     """The form in which CPython holds a text: by its widest character."""
     if text.isascii():

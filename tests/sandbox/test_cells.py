@@ -14,9 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm_wasm.sandbox import Executed, Sandbox, variables
-from rlm_wasm.sandbox import sandbox as sandbox_module
-from rlm_wasm.sandbox.process import available_memory
+from rlm_wasm.sandbox import Executed, Sandbox, memory, variables
+from rlm_wasm.sandbox.memory import available_memory
 from tests.processes import pid_of
 
 pytestmark = pytest.mark.anyio
@@ -494,8 +493,8 @@ async def test_after_a_cell_that_took_all_memory_the_next_can_free_it() -> None:
 async def test_a_large_context_gets_a_larger_sandbox_unless_something_would_be_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sandbox_module, "DEFAULT_MEMORY_MB", 64)
-    monkeypatch.setattr(sandbox_module, "_WORKING_MB", 32)
+    monkeypatch.setattr(memory, "DEFAULT_MEMORY_MB", 64)
+    monkeypatch.setattr(memory, "_WORKING_MB", 32)
     text = "x" * 40_000_000
     async with Sandbox() as sandbox:
         await sandbox.load(small="x" * 10_000_000)
@@ -510,12 +509,12 @@ async def test_a_large_context_gets_a_larger_sandbox_unless_something_would_be_l
             await sandbox.load(third=text)
         assert (await run(sandbox, "len(made)")).value == 80_000_000
     async with Sandbox() as sandbox:
-        monkeypatch.setattr(sandbox_module, "available_memory", lambda: 50 * 1024 * 1024)
+        monkeypatch.setattr(memory, "available_memory", lambda: 50 * 1024 * 1024)
         with pytest.raises(
             ValueError, match="context needs about 39 MB in the sandbox, and the machine has 50 MB left"
         ):
             await sandbox.load(context=text)
-        monkeypatch.setattr(sandbox_module, "MAX_MEMORY_MB", 64)
+        monkeypatch.setattr(memory, "MAX_MEMORY_MB", 64)
         with pytest.raises(ValueError, match="no sandbox holds more than 64 MB"):
             await sandbox.load(context=text)
         assert (await run(sandbox, "1")).value == 1

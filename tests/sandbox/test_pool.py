@@ -15,8 +15,8 @@ import pytest
 from rlm_wasm.errors import SandboxCrashed, SandboxStartError
 from rlm_wasm.sandbox import Sandbox, SandboxOptions, SandboxPool
 from rlm_wasm.sandbox import session as session_module
+from rlm_wasm.sandbox.messages import Empty
 from rlm_wasm.sandbox.peer import ConnectionEnded
-from rlm_wasm.sandbox.session import Empty
 from tests.processes import pid_of, session_of
 
 pytestmark = pytest.mark.anyio

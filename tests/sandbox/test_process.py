@@ -13,6 +13,7 @@ import pytest
 
 from rlm_wasm.errors import SandboxStartError
 from rlm_wasm.sandbox import Sandbox, process
+from rlm_wasm.sandbox.memory import MAX_MEMORY_MB
 from rlm_wasm.sandbox.process import (
     ChildOptions,
     command,
@@ -159,8 +160,8 @@ def test_the_command_line_denies_every_permission_and_fetches_nothing() -> None:
         "--disallow-code-generation-from-strings",
         f"--wasm-max-mem-pages={(1024 + 64) * 16}",
     }
-    assert f"--wasm-max-mem-pages={(64 + process.MAX_MEMORY_MB) * 16}" in command(Path("d"), process.MAX_MEMORY_MB)[-2]
-    assert (64 + process.MAX_MEMORY_MB) * 16 <= 65536
+    assert f"--wasm-max-mem-pages={(64 + MAX_MEMORY_MB) * 16}" in command(Path("d"), MAX_MEMORY_MB)[-2]
+    assert (64 + MAX_MEMORY_MB) * 16 <= 65536
 
 
 def test_the_environment_is_exactly_what_deno_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
