@@ -5,6 +5,7 @@
  * @module
  */
 
+import { ComputingClock, loadNode } from "./clock.ts";
 import { headLength } from "./image.ts";
 import type { Form } from "./loading.ts";
 import imageSource from "./image.ts" with { type: "text" };
@@ -116,56 +117,22 @@ export interface Outcome {
   seconds: number;
 }
 
-let node: typeof import("node:process") | null = null;
+/** One thing that the jail does: a cell, a load or a get. */
+class Job {
+  readonly clock = new ComputingClock();
+  readonly done = Promise.withResolvers<string>();
+  /** The calls of it that are open. */
+  readonly calls = new Set<number>();
+  /** UTF-16 units that it has printed. */
+  printed = 0;
+  /** It has given its value to FINAL. */
+  gave = false;
+  timedOut = false;
+  interruptedAt: number | null = null;
+  repeats = 0;
 
-/**
- * Node's way to ask for processor time, which needs no permission, and the timers, which are Node's too. To load them
- * takes as long as Deno's own start, so it is done while the jail boots and there is nothing else to do.
- */
-function loadNode(): void {
-  clearTimeout(setTimeout(() => {}, 0));
-  void import("node:process").then((loaded) => node = loaded.default);
-}
-
-/** The processor time that this process has taken, in milliseconds; NaN while the way to ask is being loaded. */
-function processorTime(): number {
-  if (!node) return NaN;
-  const { user, system } = node.cpuUsage();
-  return (user + system) / 1000;
-}
-
-/**
- * Measures the time in which the jail computes: all of it, but of a span in which calls were open no more than the
- * processor worked. So neither a slow host counts nor a slow machine, and slices of computing between two waits do.
- */
-class ComputingClock {
-  #spent = 0;
-  #since = performance.now();
-  #processor = processorTime();
-  #waited = false;
-
-  /** A call is open, now at least. */
-  waits(): void {
-    this.#waited = true;
-  }
-
-  /** Charge what has passed, and give the sum. `waits`: calls are open now. */
-  tick(waits: boolean): number {
-    const now = performance.now(), processor = processorTime();
-    const passed = now - this.#since;
-    const worked = processor - this.#processor;
-    // unknown only in the first moments of a process
-    this.#spent += this.#waited ? Math.min(passed, worked || 0) : passed;
-    this.#since = now;
-    this.#processor = processor;
-    this.#waited = waits;
-    return this.#spent;
-  }
-}
-
-interface Job {
-  resolve(result: string): void;
-  reject(error: Error): void;
+  /** `timeout` in milliseconds of computing. */
+  constructor(readonly id: number, readonly timeout: number) {}
 }
 
 function blobUrl(source: string, type = "text/javascript"): string {
@@ -178,22 +145,14 @@ export class Sandbox {
   #host: Host | null = null;
   #prepared = false;
   #interrupts = new Uint8Array(new SharedArrayBuffer(1));
-  #jobs = new Map<number, Job>();
+  #job: Job | null = null;
   #lastId = 0;
   #cells = 0;
   #turn: Promise<unknown> = Promise.resolve();
   #queued = 0;
-  #calls = new Set<number>();
   #maxPrinted = 0;
   #maxMemory = Infinity;
-  #printed = 0;
-  #gave = false;
-  #clock: ComputingClock | null = null;
-  #timeout = 0;
-  #timedOut = false;
-  #repeats = 0;
   #ticked = 0;
-  #interruptedAt: number | null = null;
   #dead: SandboxDead | null = null;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #idle = true;
@@ -341,7 +300,7 @@ export class Sandbox {
   /** Let the jail do one thing after those before it: interrupted at its deadline, ended if it then goes on. */
   #do(timeout: number, message: (id: number) => ToJail, transfer: Transferable[] = []): Promise<Outcome> {
     let mine: Promise<Outcome>;
-    if (this.#clock || this.#queued > 0) {
+    if (this.#job || this.#queued > 0) {
       this.#queued++;
       mine = this.#turn.then(() => {
         this.#queued--;
@@ -360,21 +319,16 @@ export class Sandbox {
     message: (id: number) => ToJail,
     transfer: Transferable[],
   ): Promise<Outcome> {
-    const clock = this.#clock = new ComputingClock();
-    this.#printed = 0;
-    this.#gave = false;
-    this.#timeout = timeout * 1000;
-    this.#timedOut = false;
-    this.#repeats = 0;
+    if (this.#dead) throw this.#dead;
+    const job = this.#job = new Job(++this.#lastId, timeout * 1000);
     if (this.#idle) this.#arm(TICK);
     try {
-      const result = await this.#ask(message, transfer);
-      return { result, timedOut: this.#timedOut, seconds: clock.tick(false) / 1000 };
+      this.#post(message(job.id), transfer);
+      const result = await job.done.promise;
+      return { result, timedOut: job.timedOut, seconds: job.clock.tick(false) / 1000 };
     } finally {
-      this.#clock = null;
-      this.#interruptedAt = null;
+      this.#job = null;
       this.#interrupts[0] = 0;
-      this.#calls.clear();
     }
   }
 
@@ -384,29 +338,28 @@ export class Sandbox {
     this.#idle = delay === IDLE_CHECK;
     this.#timer = setTimeout(() => {
       if (this.#dead) return;
-      if (this.#clock) this.#tick();
+      if (this.#job) this.#tick(this.#job);
       else this.#checkIdle();
-      this.#arm(this.#clock ? TICK : IDLE_CHECK);
+      this.#arm(this.#job ? TICK : IDLE_CHECK);
     }, delay);
   }
 
-  /** Look at the deadline and the memory of the job that runs. */
-  #tick(): void {
-    if (!this.#clock) return;
+  /** Look at the deadline of the job that runs, and at the memory. */
+  #tick(job: Job): void {
     this.#ticked = performance.now();
     this.#checkMemory();
-    const spent = this.#clock.tick(this.#calls.size > 0);
-    const interrupted = this.#interruptedAt === null ? 0 : performance.now() - this.#interruptedAt;
-    if (this.#interruptedAt === null && spent >= this.#timeout) {
-      this.#timedOut = true;
+    const spent = job.clock.tick(job.calls.size > 0);
+    const interrupted = job.interruptedAt === null ? 0 : performance.now() - job.interruptedAt;
+    if (job.interruptedAt === null && spent >= job.timeout) {
+      job.timedOut = true;
       this.interrupt();
     } else if (interrupted >= GRACE) {
-      const when = this.#timedOut ? ` at ${this.#timeout / 1000} s` : "";
+      const when = job.timedOut ? ` at ${job.timeout / 1000} s` : "";
       this.#die(
         new SandboxDead(`the cell did not end within ${GRACE / 1000} s of its interrupt${when}`, true),
       );
-    } else if (interrupted >= REPEAT * (this.#repeats + 1)) {
-      this.#repeats++;
+    } else if (interrupted >= REPEAT * (job.repeats + 1)) {
+      job.repeats++;
       this.interrupt();
     }
   }
@@ -430,43 +383,37 @@ export class Sandbox {
 
   /** Raise KeyboardInterrupt in the cell that runs, be it computing or waiting; it has `GRACE` to end. */
   interrupt(): void {
-    if (!this.#clock) return;
-    this.#interruptedAt ??= performance.now();
+    if (!this.#job) return;
+    this.#job.interruptedAt ??= performance.now();
     Atomics.store(this.#interrupts, 0, 2);
-    this.#worker.postMessage({ type: "interrupt" } satisfies ToJail);
-  }
-
-  #ask(message: (id: number) => ToJail, transfer: Transferable[]): Promise<string> {
-    if (this.#dead) return Promise.reject(this.#dead);
-    const id = ++this.#lastId;
-    const { promise, resolve, reject } = Promise.withResolvers<string>();
-    this.#jobs.set(id, { resolve, reject });
-    this.#worker.postMessage(message(id), transfer);
-    return promise;
+    this.#post({ type: "interrupt" });
   }
 
   #die(reason: SandboxDead): void {
-    const idle = this.#ready && this.#dead === null && this.#jobs.size === 0;
+    const idle = this.#ready && this.#dead === null && this.#job === null;
     this.#dead ??= reason;
     clearTimeout(this.#timer);
     this.#worker.terminate();
     if (idle) this.#host?.died(reason.message);
     this.#booted.reject(reason);
-    for (const job of this.#jobs.values()) job.reject(reason);
-    this.#jobs.clear();
+    this.#job?.done.reject(reason);
   }
 
   #take(message: FromJail): void {
+    const job = this.#job;
     // in a flood of messages no timer gets its turn
-    if (performance.now() - this.#ticked > TICK) this.#tick();
+    if (job && performance.now() - this.#ticked > TICK) this.#tick(job);
     if (typeof message !== "object" || message === null) return;
-    if (message.type === "done") this.#finish(message.id, String(message.result));
-    else if (message.type === "call") this.#serve(Number(message.id), String(message.request));
-    else if (message.type === "printed") {
-      if (this.#clock) this.#pass(String(message.stream), String(message.text).toWellFormed());
+    if (message.type === "done") {
+      if (job?.id === message.id) job.done.resolve(String(message.result).toWellFormed());
+    } else if (message.type === "call") {
+      // outside a job nobody may ask: what is left over of a cell is not answered
+      if (job) this.#serve(job, Number(message.id), String(message.request));
+    } else if (message.type === "printed") {
+      if (job) this.#pass(job, String(message.stream), String(message.text).toWellFormed());
     } else if (message.type === "final") {
-      if (this.#clock && !this.#gave) {
-        this.#gave = true;
+      if (job && !job.gave) {
+        job.gave = true;
         this.#host?.final(String(message.value).toWellFormed());
       }
     } else if (message.type === "spare") {
@@ -485,25 +432,17 @@ export class Sandbox {
   }
 
   /** More of what was printed than a cell may print is no output but a flood, in which no timer gets its turn. */
-  #pass(stream: string, text: string): void {
-    this.#printed += text.length + 1;
-    if (this.#printed <= this.#maxPrinted) this.#host?.printed(stream, text);
+  #pass(job: Job, stream: string, text: string): void {
+    job.printed += text.length + 1;
+    if (job.printed <= this.#maxPrinted) this.#host?.printed(stream, text);
     else this.#die(new SandboxDead("the jail sends more than a cell may print"));
   }
 
-  #finish(id: number, result: string): void {
-    const job = this.#jobs.get(id);
-    this.#jobs.delete(id);
-    job?.resolve(result.toWellFormed());
-  }
-
-  async #serve(id: number, request: string): Promise<void> {
-    // outside a cell nobody may ask: what is left over of a cell is not answered
-    if (!this.#clock) return;
-    this.#clock.waits();
-    this.#calls.add(id);
+  async #serve(job: Job, id: number, request: string): Promise<void> {
+    job.clock.waits();
+    job.calls.add(id);
     const reply = await this.#host!.call(request.toWellFormed());
-    this.#calls.delete(id);
-    this.#worker.postMessage({ type: "reply", id, reply } satisfies ToJail);
+    job.calls.delete(id);
+    this.#post({ type: "reply", id, reply });
   }
 }

@@ -279,11 +279,15 @@ async function makeImage(assets: Assets, images: typeof Images, script: vm.Scrip
   send({ type: "image", image }, [image.buffer]);
 }
 
-async function bootSandbox(assets: Assets, images: typeof Images, script: vm.Script): Promise<Py> {
+async function bootSandbox(
+  assets: Assets,
+  images: typeof Images,
+  head: Images.Head | null,
+  script: vm.Script,
+): Promise<Py> {
   (globalThis as unknown as Settings).setTimeout = setTimeoutInJob;
-  const packed = await arrivals.head.promise;
   const create = script.runInThisContext() as CreateModule;
-  if (packed) return await loadFromImage(assets, images, images.readHead(packed), create);
+  if (head) return await loadFromImage(assets, images, head, create);
   const py = await loadPyodide(assets, create, {});
   installPrelude(py, assets.modules);
   return py;
@@ -301,13 +305,14 @@ async function start(): Promise<void> {
   realm.removeOutside();
   for (const name of ["postMessage", "close"]) delete (globalThis as unknown as Settings)[name];
   const assets = await arrivals.assets.promise;
-  const head = await arrivals.head.promise;
-  const script = compile(assets.asm, head ? images.readHead(head).code : undefined);
+  const packed = await arrivals.head.promise;
+  const head = packed && images.readHead(packed);
+  const script = compile(assets.asm, head?.code);
   if (!head && (await arrivals.boot.promise).type === "make_image") {
     await makeImage(assets, images, script);
     return;
   }
-  const py = await bootSandbox(assets, images, script);
+  const py = await bootSandbox(assets, images, head, script);
   const boot = await arrivals.boot.promise;
   if (boot.type !== "boot") throw new Error("an image is made of a jail that was not prepared for one");
   memory = py._module;
@@ -316,7 +321,7 @@ async function start(): Promise<void> {
   prelude = py.pyimport("rlm_prelude");
   prelude.connect(bridge, boot.settings);
   // what a first cell compiles of the interpreter, its own first cell need not
-  await prelude.run_cell.callPromising("0", 0);
+  await prelude.run_cell.callPromising("0;", 0);
   const version = py.version;
   realm.removeRest();
   realm.freezeIntrinsics();
