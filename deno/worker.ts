@@ -192,9 +192,13 @@ function serveFiles(stdlib: Uint8Array<ArrayBuffer>): void {
   (globalThis as unknown as Settings).fetch = serve;
 }
 
+/** Where in a PyThreadState the pointer to its current frame is; CPython itself says so in its debug offsets. */
+const CURRENT_FRAME = 52;
 /**
- * What is changed in Pyodide's code. As a script, and not as a module, it can be had from a cache. And the exports of
- * CPython are entered into the table for dynamic linking when one is linked to, not all 8,560 at every start.
+ * What is changed in Pyodide's code. As a script, and not as a module, it can be had from a cache. The exports of
+ * CPython are entered into the table for dynamic linking when one is linked to, not all 8,560 at every start. And the
+ * frames of a suspended stack are hidden from the garbage collector, which does not need them and would walk through
+ * memory that other stacks have taken since (Pyodide's issue 6464).
  */
 const CHANGES: [was: string, is: string][] = [
   ["export default _createPyodideModule;", "_createPyodideModule"],
@@ -202,6 +206,12 @@ const CHANGES: [was: string, is: string][] = [
     "updateGOT(origExports);",
     "updateGOT(Object.fromEntries(Object.entries(origExports).filter(([n])=>n in GOT)));",
   ],
+  [
+    "const stackState=new StackState;return{",
+    `const stackState=new StackState;const at=threadState+${CURRENT_FRAME}>>>2;const frame=HEAPU32[at];` +
+    "HEAPU32[at]=0;return{at,frame,",
+  ],
+  ["state.stackState.restore();", "state.stackState.restore();HEAPU32[state.at]=state.frame;"],
 ];
 
 /** Pyodide's code, which is over a megabyte, compiled with the help of an image's cache. */

@@ -435,3 +435,30 @@ async def test_a_pool_of_threads_made_in_one_cell_serves_the_next() -> None:
         await run(sandbox, "from concurrent.futures import ThreadPoolExecutor\npool = ThreadPoolExecutor(2)")
         await run(sandbox, "first = list(pool.map(double, range(3)))")
         assert (await run(sandbox, "first + list(pool.map(double, range(3, 6)))")).value == [0, 2, 4, 6, 8, 10]
+
+
+COLLECTING = """
+from concurrent.futures import ThreadPoolExecutor
+import gc
+class Nested:
+    def __getattr__(self, name):
+        # called from C: each level is an entry frame on the stack that is suspended
+        depth = int(name[1:])
+        return getattr(self, f"_{depth - 1}") if depth else [wait(), [gc.collect(1) for _ in range(3)]][0]
+with ThreadPoolExecutor(8) as pool:
+    answers = list(pool.map(lambda number: getattr(Nested(), f"_{number % 5}"), range(200)))
+answers.count("waited")"""
+
+
+async def test_the_garbage_collector_runs_while_stacks_are_suspended() -> None:
+    async def wait() -> str:
+        await anyio.sleep(0.001)
+        return "waited"
+
+    async with Sandbox(functions={"wait": wait}) as sandbox:
+        assert (await run(sandbox, COLLECTING)).value == 200
+        # what the collector does by itself is an increment too
+        pool = "from concurrent.futures import ThreadPoolExecutor\nwith ThreadPoolExecutor(100) as pool: "
+        assert (
+            await run(sandbox, f"{pool}kept = list(pool.map(lambda n: [wait(), n], range(1000)))\nlen(kept)")
+        ).value == 1000
