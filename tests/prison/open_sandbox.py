@@ -70,9 +70,9 @@ class OpenSandbox:
                 elif "final" in message:
                     texts.append(str(json.loads(message["final"]))[:1_000_000])
                 elif "printed" in message:
-                    texts.append(message["printed"][1])
+                    texts.append(str(message["printed"][1]))
                 elif message["done"]:
-                    came = Came([*texts, message["output"], str(message["value"]), str(message["error"])])
+                    came = Came([*texts, str(message["output"]), str(message["value"]), str(message["error"])])
             tasks.cancel_scope.cancel()
         assert came is not None
         return came
