@@ -65,6 +65,9 @@ function settings(params: Fields): Settings {
     functions,
     output_chars: whole(params, "output_chars", 10_000),
     output_words: params.output_words == null ? null : whole(params, "output_words", 1),
+    output_keep: params.output_keep == null ? "both" : text(params, "output_keep"),
+    output_mark: params.output_mark == null ? null : text(params, "output_mark"),
+    echo: params.echo !== false,
     memory_mb: params.memory_mb == null ? null : whole(params, "memory_mb", 1),
   };
 }
@@ -204,9 +207,9 @@ const methods: Record<string, (params: Fields) => unknown> = {
     throw new RpcError(ErrorCode.invalidParams, "more bytes than were announced, or none were");
   },
   async load_end(params) {
-    if (await alive(required().loadEnd(text(params, "name"), text(params, "kind")))) return {};
-    const wrong = "fewer bytes than were announced, none were, or no memory for the value";
-    throw new RpcError(ErrorCode.invalidParams, wrong);
+    const wrong = await alive(required().loadEnd(text(params, "name"), text(params, "kind")));
+    if (wrong === null) return {};
+    throw new RpcError(ErrorCode.invalidParams, wrong.slice(0, 1000));
   },
   async execute(params) {
     const outcome = await alive(required().execute(text(params, "code"), number(params, "timeout", 60)));

@@ -1,4 +1,4 @@
-"""What a cell prints, kept to a size: head and tail stay, the middle is counted.
+"""What a cell prints, shown cut to a size: head and tail stay, or one of them, and what is left out is counted.
 
 Knows nothing of how a cell runs. `Output` is the cell's one buffer; `Stream` is what stands in for `sys.stdout` and
 `sys.stderr`, so that both keep their order in it.
@@ -8,52 +8,52 @@ import io
 
 from rlm_values import well_formed
 
-TAIL_SLACK = 20_000
+# characters of which all is kept, for `whole`, with what each piece takes beside them; of more only what is shown
+MAX_WHOLE = 8_000_000
+PIECE = 64
+MARK = "\n[... {count:,} characters left out{words} ...]\n"
 
 
 class Output:
     """The text of one cell in the order in which it was written.
 
-    At most `max_chars` characters are kept, half from the head and half from the tail; with `max_words` at most that
-    many words too. `emit(stream, text)` is called with the head as it comes, so that it outlives a killed sandbox.
+    At most `max_chars` characters are shown, with `max_words` at most that many words too: by `keep` the "head", the
+    "tail", or half of "both". `emit(stream, text)` is called with the head as it comes, so that it outlives a killed
+    sandbox. `mark` stands where something was left out: a format of `count`, `limit` and `words`.
     """
 
-    def __init__(self, max_chars, max_words, emit):
-        self._max_words = max_words
+    def __init__(self, max_chars, max_words, emit, keep="both", mark=MARK):
+        self._max_chars, self._max_words = max_chars, max_words
         self._emit = emit
-        self._head = []
-        self._head_room = max_chars - max_chars // 2
-        self._tail = []
-        self._tail_chars = 0
-        self._tail_room = max_chars // 2
-        # the tail is cut back to its room only now and then: to do it at every write would cost as much as all the rest
-        self._tail_limit = self._tail_room + TAIL_SLACK
-        self._written = {"stdout": 0, "stderr": 0}
+        self._mark = mark
+        self._shares = {"both": (1, 2), "head": (1, 1), "tail": (0, 1)}[keep]
+        self._head_chars = self._share(max_chars)
+        self._emit_room = self._head_chars or max_chars
+        self._unsent = ("stdout", "")
+        self._pieces = []
+        self._room = MAX_WHOLE
+        # what was moved out of `_pieces` when they had become too many: the head, and how much was dropped
+        self._head = None
+        self._dropped = {"stdout": 0, "stderr": 0}
         self._words = 0
         self._open_word = None
-        self._unsent = ("stdout", "")
+
+    def _share(self, count):
+        """How much of `count` the head has; the tail has the rest."""
+        part, of = self._shares
+        return count - count // 2 if of == 2 else count * part
 
     def write(self, stream, text):
         if not text:
             return
-        size = len(text)
-        self._written[stream] += size
         if self._max_words:
             self._count_words(stream, text)
-        if self._head_room:
-            piece, text = text[: self._head_room], text[self._head_room :]
-            self._head_room -= len(piece)
-            self._head.append((stream, piece))
-            self._send(stream, piece)
-            size = len(text)
-        if size > self._tail_room:
-            text = text[size - self._tail_room :]
-            size = len(text)
-        if size:
-            self._tail.append((stream, text))
-            self._tail_chars += size
-            if self._tail_chars > self._tail_limit:
-                self._cut_tail()
+        if self._emit_room:
+            self._send(stream, text)
+        self._pieces.append((stream, text))
+        self._room -= len(text) + PIECE
+        if self._room < 0:
+            self._cut()
 
     def _count_words(self, stream, text):
         # a word may come in several writes
@@ -61,55 +61,104 @@ class Output:
         self._words += len(text.split()) - goes_on
         self._open_word = None if text[-1].isspace() else stream
 
-    def _cut_tail(self):
-        """Leave the last characters that there is room for."""
-        kept, room = [], self._tail_room
-        for stream, text in reversed(self._tail):
-            if not room:
-                break
-            text = text[-room:]
-            kept.append((stream, text))
-            room -= len(text)
-        self._tail = kept[::-1]
-        self._tail_chars = self._tail_room - room
-
-    def _send(self, stream, piece):
+    def _send(self, stream, text):
+        piece = text[: self._emit_room]
+        self._emit_room -= len(piece)
         unsent_stream, unsent = self._unsent
         if unsent and unsent_stream != stream:
             self._emit(unsent_stream, well_formed(unsent))
             unsent = ""
         unsent += piece
         # a print is two writes (text, newline): they leave together
-        if unsent.endswith("\n") or not self._head_room or len(unsent) > 500:
+        if unsent.endswith("\n") or not self._emit_room or len(unsent) > 500:
             self._emit(stream, well_formed(unsent))
             unsent = ""
         self._unsent = (stream, unsent)
 
+    def _cut(self):
+        """Drop what is not shown. Only now and then, because it costs as much as the tail is long."""
+        self._head = self._head or []
+        more = _first_chars(self._pieces, self._head_chars - sum([len(text) for _, text in self._head]))
+        moved = _sizes(more)
+        self._head += more
+        before = {stream: size - moved[stream] for stream, size in _sizes(self._pieces).items()}
+        tail_chars = self._max_chars - self._head_chars
+        self._pieces = _last_chars(self._pieces, min(sum(before.values()), tail_chars))
+        after = _sizes(self._pieces)
+        for stream in self._dropped:
+            self._dropped[stream] += before[stream] - after[stream]
+        # so much that looking through the tail costs little for each of the writes until the next time
+        self._room = 2 * PIECE * (self._max_chars + PIECE)
+
+    def whole(self):
+        """All that was written, as one text; of more than 8,000,000 characters what there still is."""
+        if self._head is None:
+            return well_formed("".join([text for _, text in self._pieces]))
+        dropped = f"\n[... {sum(self._dropped.values()):,} characters were not kept ...]\n"
+        return well_formed("".join([text for _, text in [*self._head, ("", dropped), *self._pieces]]))
+
     def pieces(self):
-        """`([[stream, text], ...], characters left out)`, with the marker where something was left out."""
-        self._cut_tail()
-        head, tail = _joined(self._head), _joined(self._tail)
-        note = ""
+        """`([[stream, text], ...], characters left out)`, with the mark where something was left out."""
+        if self._head is not None:
+            self._cut()
+            head, tail = self._head, self._pieces
+        elif sum([len(text) for _, text in self._pieces]) > self._max_chars:
+            head = _first_chars(self._pieces, self._head_chars)
+            tail = _last_chars(self._pieces, self._max_chars - self._head_chars)
+        else:
+            head, tail = self._pieces, []
+        head, tail = _joined(head), _joined(tail)
+        words = ""
         if self._max_words and self._words > self._max_words:
             if not any(self._left_out([*head, *tail]).values()):
-                head = tail = _joined([*self._head, *self._tail])
-            head = _first_words(head, self._max_words - self._max_words // 2)
-            tail = _last_words(tail, self._max_words // 2)
-            note = f"; at most {self._max_words:,} of {self._words:,} words are shown"
+                head = tail = _joined([*head, *tail])
+            kept = self._share(self._max_words)
+            head, tail = _first_words(head, kept), _last_words(tail, self._max_words - kept)
+            words = f"; at most {self._max_words:,} of {self._words:,} words are shown"
         left_out = self._left_out([*head, *tail])
         count = sum(left_out.values())
-        marker = []
+        mark = []
         if count:
             stream = max(left_out, key=left_out.__getitem__)
-            marker = [[stream, f"\n[... {count:,} characters left out{note} ...]\n"]]
-        pieces = _joined([*head, *marker, *tail])
+            limit = self._max_words if words else self._max_chars
+            mark = [[stream, self._mark.format(count=count, limit=limit, words=words)]]
+        pieces = _joined([*head, *mark, *tail])
         return [[stream, well_formed(text)] for stream, text in pieces], count
 
     def _left_out(self, kept):
-        left_out = dict(self._written)
-        for stream, text in kept:
-            left_out[stream] -= len(text)
+        left_out = {stream: size + self._dropped[stream] for stream, size in _sizes(self._pieces).items()}
+        for stream, size in _sizes(self._head or []).items():
+            left_out[stream] += size
+        for stream, size in _sizes(kept).items():
+            left_out[stream] -= size
         return left_out
+
+
+def _sizes(pieces):
+    sizes = {"stdout": 0, "stderr": 0}
+    for stream, text in pieces:
+        sizes[stream] += len(text)
+    return sizes
+
+
+def _first_chars(pieces, room):
+    kept = []
+    for stream, text in pieces:
+        if not room:
+            break
+        kept.append((stream, text[:room]))
+        room -= len(kept[-1][1])
+    return kept
+
+
+def _last_chars(pieces, room):
+    kept = []
+    for stream, text in reversed(pieces):
+        if not room:
+            break
+        kept.append((stream, text[-room:]))
+        room -= len(kept[-1][1])
+    return kept[::-1]
 
 
 def _joined(pieces):

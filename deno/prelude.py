@@ -27,7 +27,7 @@ import rlm_values
 from pyodide.ffi import run_sync
 from pyodide.webloop import WebLoop
 from rlm_awaits import Awaits
-from rlm_output import Output, Stream
+from rlm_output import MARK, Output, Stream
 from rlm_tracebacks import class_name, explain
 
 namespace = sys.modules["__main__"].__dict__
@@ -62,6 +62,9 @@ class Cell:
     output = None
     max_chars = 10_000
     max_words = None
+    keep = "both"
+    mark = MARK
+    echo = True
     # memory that is given up when a cell has taken all the rest: then its error can be told, and a next cell run
     reserve = None
 
@@ -70,8 +73,43 @@ RESERVE = 4 * 1024 * 1024
 
 
 stdout, stderr = Stream("stdout"), Stream("stderr")
-reserved = set()
 host_functions = set()
+# names that are put back when a cell has overwritten them: those of the REPL, and variables that the host protects
+reserved, protected = {}, {}
+# put back too if a cell has taken them away: the first always, the others if they cannot be called any more
+BUILTINS = ("print", "open")
+CALLABLES = (
+    *("all", "any", "bool", "dict", "enumerate", "float", "int", "isinstance", "len", "list", "map", "max", "min"),
+    *("range", "repr", "round", "set", "sorted", "str", "sum", "tuple", "type", "zip"),
+)
+real_builtins = {name: getattr(builtins, name) for name in (*BUILTINS, *CALLABLES)}
+# what equipment has asked for: functions to be called after each cell
+after_cell = []
+# the full text of what each cell has written; the oldest go when they are too much together
+outputs = []
+OUTPUTS_CHARS = 32_000_000
+
+
+class Host(ModuleType):
+    """What equipment imports: the host's functions as they are, and what it needs of the REPL."""
+
+    def __init__(self):
+        super().__init__("rlm_host")
+        self.FINAL = FINAL
+        self.user_names = user_names
+
+    def namespace(self):
+        """The globals of cells."""
+        return namespace
+
+    def after_cell(self, function):
+        """Call `function()` after each cell. Can be used as a decorator."""
+        after_cell.append(function)
+        return function
+
+    def protect(self, name):
+        """Put this variable back after any cell that has overwritten it."""
+        protected[name] = namespace[name]
 
 
 def connect(bridge, settings):
@@ -80,18 +118,63 @@ def connect(bridge, settings):
     Bridge.call, Bridge.emit, Bridge.sleep, Bridge.finish = bridge.call, bridge.emit, bridge.sleep, bridge.finish
     rlm_threads.Waits.spawn, rlm_threads.Waits.wait = bridge.spawn, wait
     rlm_threads.Waits.park, rlm_threads.Waits.wake = bridge.park, bridge.wake
-    Cell.max_chars, Cell.max_words = settings["output_chars"], settings["output_words"]
+    Cell.max_chars, Cell.max_words = settings["output_chars"], settings.get("output_words")
+    Cell.keep, Cell.mark = settings.get("output_keep") or "both", settings.get("output_mark") or MARK
+    Cell.echo = settings.get("echo") is not False
     sys.stdout, sys.stderr = stdout, stderr
     # the state in the image is the same for all sandboxes that start from it
     random.seed(os.urandom(32))
+    host = sys.modules["rlm_host"] = Host()
     host_functions.update(settings["functions"])
     for name in settings["functions"]:
         reserve(name, host_function(name))
+        setattr(host, name, namespace[name])
 
 
 def reserve(name, value):
-    reserved.add(name)
+    reserved[name] = value
     namespace[name] = value
+
+
+def equip(name):
+    """Run the Python that was loaded as the text `name`, as a module of that name, and give the REPL its `__all__`.
+
+    True, or why it could not be done.
+    """
+    module = sys.modules[name] = ModuleType(name)
+    try:
+        source = namespace.pop(name)
+        filename = f"<{name}>"
+        linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+        exec(compile(source, filename, "exec", dont_inherit=True), module.__dict__)
+        for public in module.__all__:
+            reserve(public, getattr(module, public))
+    except BaseException as exception:
+        return rlm_values.well_formed(f"{class_name(exception)}: {exception}")[:1000]
+    return True
+
+
+def put_back():
+    """Give the names that cells may not take away their values again; what they had been given is kept as `my_NAME`."""
+    taken = [name for name, value in reserved.items() if namespace.get(name) is not value]
+    taken += [name for name, value in protected.items() if namespace.get(name, namespace) is not value]
+    for name, value in real_builtins.items():
+        if name not in reserved and not usable(name, value):
+            taken.append(name)
+    for name in taken:
+        if name in namespace:
+            namespace[f"my_{name}"] = namespace.pop(name)
+        if name in real_builtins:
+            setattr(builtins, name, real_builtins[name])
+        for values in (reserved, protected):
+            if name in values:
+                namespace[name] = values[name]
+    return taken
+
+
+def usable(name, real):
+    found = namespace.get(name, getattr(builtins, name, None))
+    return found is real or (name in CALLABLES and callable(found))
 
 
 def wait(promise):
@@ -155,7 +238,11 @@ def user_names(most=sys.maxsize):
     names = (
         name
         for name, value in list(namespace.items())
-        if type(name) is str and name[:1] != "_" and name not in reserved and not issubclass(type(value), ModuleType)
+        if type(name) is str
+        and name[:1] != "_"
+        and name not in reserved
+        and value is not outputs
+        and not issubclass(type(value), ModuleType)
     )
     return list(itertools.islice(names, most))
 
@@ -179,12 +266,12 @@ def sleep(seconds):
 
 
 def run_cell(code, number):
-    """Run one cell; returns a JSON text: output, truncated, error, value, names.
+    """Run one cell; returns a JSON text: output, truncated, kept, error, value, names, restored.
 
     Never raises: the one interrupt that a cell may get can land anywhere, in this function too.
     """
     keep_reserve()
-    output = Output(Cell.max_chars, Cell.max_words, lambda *piece: Bridge.emit(*piece))
+    output = Output(Cell.max_chars, Cell.max_words, lambda *piece: Bridge.emit(*piece), Cell.keep, Cell.mark)
     stdout.output = stderr.output = output
     error = value = None
     try:
@@ -199,7 +286,11 @@ def run_cell(code, number):
         error = explain(exception)
     for attempt in range(3):
         try:
-            return finished(output, error, value)
+            result = finished(output, error, value)
+            if number == 0:
+                # the cell by which a sandbox warms up
+                outputs.clear()
+            return result
         except BaseException as exception:
             if attempt == 0:
                 error = error or explain(exception)
@@ -218,6 +309,11 @@ def keep_reserve():
 
 def finished(output, error, value):
     sys.stdout, sys.stderr = stdout, stderr
+    for function in after_cell:
+        try:
+            function()
+        except Exception as exception:
+            error = error or explain(exception)
     tasks = asyncio.all_tasks(asyncio.get_event_loop())
     for task in tasks:
         task.cancel()
@@ -225,6 +321,7 @@ def finished(output, error, value):
         # their last steps; nothing of a cell runs after its end
         wait(Bridge.sleep(0))
     pieces, truncated = output.pieces()
+    kept = keep_output(output.whole()) if truncated else keep_output("".join([text for _, text in pieces]))
     encoded = None
     if value is not None:
         try:
@@ -232,9 +329,29 @@ def finished(output, error, value):
         except Exception:
             # what has no JSON form, or a large one, was echoed as its repr
             encoded = None
-    names = [rlm_values.well_formed(name)[:100] for name in user_names(MAX_NAMES)]
-    result = {"output": pieces, "truncated": truncated, "error": error, "value": encoded, "names": names}
+    result = {
+        "output": pieces,
+        "truncated": truncated,
+        "kept": kept if truncated else None,
+        "error": error,
+        "value": encoded,
+        "restored": put_back(),
+        "names": [rlm_values.well_formed(name)[:100] for name in user_names(MAX_NAMES)],
+    }
     return json.dumps(result, ensure_ascii=False)
+
+
+def keep_output(text):
+    """Keep what a cell has written where cells can read it; gives its index there."""
+    outputs.append(text)
+    # a cell may have a variable of that name
+    namespace.setdefault("outputs", outputs)
+    room = OUTPUTS_CHARS
+    for index in range(len(outputs) - 1, -1, -1):
+        room -= len(outputs[index])
+        if room < 0 and len(outputs[index]) > 100:
+            outputs[index] = "(too old to be kept)"
+    return len(outputs) - 1
 
 
 def execute(code, filename):
@@ -244,7 +361,7 @@ def execute(code, filename):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)
         tree = ast.parse(code, filename)
-        awaits = Awaits(tree, host_functions) if "await" in code or "async" in code else None
+        awaits = Awaits(tree, plain_functions()) if "await" in code or "async" in code else None
         last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
         quiet = code.rstrip().endswith(";")
         body = compiled(awaits, tree, filename)
@@ -256,8 +373,15 @@ def execute(code, filename):
     value = evaluate(expression)
     if value is not None and not quiet:
         namespace["_"] = value
-        print(repr(value), file=stdout)
+        if Cell.echo:
+            stdout.write(f"{value!r}\n")
     return value
+
+
+def plain_functions():
+    """The host's functions that cells call by their own names: not those that equipment has put another in place of."""
+    host = sys.modules["rlm_host"]
+    return {name for name in host_functions if namespace.get(name) is getattr(host, name)}
 
 
 def compiled(awaits, tree, filename, mode="exec"):

@@ -35,6 +35,12 @@ export interface Settings {
   output_chars: number;
   /** Words of output kept for a cell; null for no cap. */
   output_words: number | null;
+  /** Which part of a longer output is kept: "head", "tail" or half of "both". */
+  output_keep: string;
+  /** What stands where something was left out: a Python format of count, limit and words; null for our own. */
+  output_mark: string | null;
+  /** Whether the value of a bare last expression is shown. */
+  echo: boolean;
   /** Megabytes that the process may take beyond what it has after boot; null for no cap of the broker's own. */
   memory_mb: number | null;
 }
@@ -286,10 +292,15 @@ export class Sandbox {
     return (await this.#do(LOAD_OR_GET_WITHIN, message, [bytes.buffer])).result === "true";
   }
 
-  /** Give the value its name; of kind "value" it is a JSON text to be decoded. False if it is not whole. */
-  async loadEnd(name: string, kind: string): Promise<boolean> {
+  /**
+   * Give the value its name; of kind "value" it is a JSON text to be decoded, of kind "equipment" Python to be run as a
+   * module. Null if that was done, else why not.
+   */
+  async loadEnd(name: string, kind: string): Promise<string | null> {
     const message = (id: number): ToJail => ({ type: "load_end", id, name, kind });
-    return (await this.#do(LOAD_OR_GET_WITHIN, message)).result === "true";
+    const { result } = await this.#do(LOAD_OR_GET_WITHIN, message);
+    if (result === "true") return null;
+    return result === "false" ? "it is not whole, or there is no memory for it" : result;
   }
 
   /** A variable as `{"value": ...}` or `{"error": ...}`: a JSON text. */

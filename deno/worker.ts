@@ -30,6 +30,7 @@ interface Prelude {
   run_cell: PyFunction;
   load_buffer: PyFunction;
   decode_variable: PyFunction;
+  equip: PyFunction;
   get: PyFunction;
 }
 interface Py {
@@ -369,10 +370,11 @@ async function run(id: number, act: () => unknown): Promise<void> {
   soonest.length = 0;
 }
 
-async function finishLoading(name: string, kind: string): Promise<boolean> {
+async function finishLoading(name: string, kind: string): Promise<unknown> {
   const whole = loading !== null && loading.finish(name);
   loading = null;
   if (whole && kind === "value") return await prelude.decode_variable.callPromising(name) === true;
+  if (whole && kind === "equipment") return await prelude.equip.callPromising(name);
   return whole;
 }
 

@@ -10,10 +10,13 @@ from rlm_wasm.errors import ProtocolError
 
 # what a report of a cell may hold (deno/prelude.py, deno/tracebacks.py); the output's size is the caller's choice
 _ERROR_CHARS, _VALUE_BYTES, _NAMES, _NAME_CHARS = 10_000, 100_000, 256, 100
-# what the marker for what was left out may take
-_MARKER_CHARS = 200
+# what the mark for what was left out may take
+MARK_CHARS = 200
 # a character that JSON escapes
 _ESCAPED = 6
+
+
+_Name = Annotated[str, msgspec.Meta(max_length=_NAME_CHARS)]
 
 
 class Greeting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,20 +38,22 @@ class Ran(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     truncated: Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
     error: Annotated[str, msgspec.Meta(max_length=_ERROR_CHARS)] | None
     value: Annotated[str, msgspec.Meta(max_length=_VALUE_BYTES)] | None
-    names: Annotated[list[Annotated[str, msgspec.Meta(max_length=_NAME_CHARS)]], msgspec.Meta(max_length=_NAMES)]
+    names: Annotated[list[_Name], msgspec.Meta(max_length=_NAMES)]
     timed_out: bool
     seconds: Annotated[float, msgspec.Meta(ge=0)]
+    kept: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] | None = None
+    restored: Annotated[list[_Name], msgspec.Meta(max_length=_NAMES)] = []
 
     @staticmethod
     def max_bytes(output_chars: int) -> int:
         """The longest that an honest report can be."""
-        chars = output_chars + _MARKER_CHARS + _ERROR_CHARS + _VALUE_BYTES + _NAMES * (_NAME_CHARS + 3) + 1000
+        chars = output_chars + MARK_CHARS + _ERROR_CHARS + _VALUE_BYTES + 2 * _NAMES * (_NAME_CHARS + 3) + 1000
         # every character of the output may be a piece of its own
         return _ESCAPED * chars + 16 * output_chars
 
     def check(self, output_chars: int) -> None:
         """Raise ProtocolError if there is more output than was agreed."""
-        if sum(len(text) for _, text in self.output) > output_chars + _MARKER_CHARS:
+        if sum(len(text) for _, text in self.output) > output_chars + MARK_CHARS:
             raise ProtocolError(f"the child sent more output than the {output_chars:,} characters that were agreed")
 
 

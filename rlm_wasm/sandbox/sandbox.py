@@ -58,7 +58,9 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
     well. `value` is the value of a bare last expression if it has a JSON-like form of at most 100,000 bytes,
     else None. `final` is what the cell gave to FINAL; `has_final` tells None from nothing. `seconds` is the time it
     computed. `timed_out`: it was interrupted at its deadline. `lost`: variables that went down with an earlier child
-    and are not in this cell's sandbox. `names`: the variables that exist now, at most 256.
+    and are not in this cell's sandbox. `names`: the variables that exist now, at most 256. `kept`: where a cell finds
+    the whole of an output that was cut, as an index of `outputs`. `restored`: names that the cell had overwritten and
+    that were put back; what it had given them is in `my_NAME`.
     """
 
     stdout: str
@@ -73,6 +75,8 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
     timed_out: bool
     lost: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    kept: int | None = None
+    restored: tuple[str, ...] = ()
 
 
 class Sandbox:
@@ -166,6 +170,20 @@ class Sandbox:
             for name, variable in prepared.items():
                 await self._load(await self._started(), name, variable)
                 self._loaded[name] = variable
+
+    async def equip(self, **modules: str) -> None:
+        """Run Python of the caller's own in the sandbox, before any cell: each text as a module of its name.
+
+        The names in a module's `__all__` become names of the REPL, which are put back when a cell overwrites them. Such
+        a module may `import rlm_host`: the host functions as they are, `FINAL`, `namespace()` (the globals of cells),
+        `after_cell(function)` and `protect(name)`. It is run again in every fresh child, after what was loaded before
+        it. Raises ValueError with the exception that it ended with.
+        """
+        async with self._lock:
+            for name, source in modules.items():
+                module = msgspec.structs.replace(prepare(name, source), kind="equipment")
+                await self._load(await self._started(), name, module)
+                self._loaded[name] = module
 
     async def execute(self, code: str, *, timeout: float | None = None) -> Executed:
         """Run one cell; `timeout` in seconds of computing, the sandbox's own if None.
@@ -406,6 +424,8 @@ class Sandbox:
             timed_out=ran.timed_out,
             lost=lost,
             names=self._names,
+            kept=ran.kept,
+            restored=tuple(ran.restored),
         )
 
 

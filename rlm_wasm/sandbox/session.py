@@ -31,7 +31,7 @@ from rlm_wasm.errors import (
 from rlm_wasm.sandbox import image as images
 from rlm_wasm.sandbox import peer as rpc
 from rlm_wasm.sandbox.memory import DEFAULT_MEMORY_MB, MAX_MEMORY_MB
-from rlm_wasm.sandbox.messages import Call, Greeting, ImageMade, Initialized, Printed, Value
+from rlm_wasm.sandbox.messages import MARK_CHARS, Call, Greeting, ImageMade, Initialized, Printed, Value
 from rlm_wasm.sandbox.peer import ConnectionEnded, Handler, Peer, RemoteError, decode_strictly
 from rlm_wasm.sandbox.process import (
     Child,
@@ -57,7 +57,10 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     `functions`: host functions by name, sync (run in a thread) or async. `memory_mb`: megabytes beyond what boot
     needs; None for 1024, or for twice what is loaded and 256 more if that is larger. `output_chars`: characters of
-    output kept for a cell. `max_output_words`: words kept, None for no cap. `timeout`: seconds of computing for a cell.
+    output shown of a cell. `max_output_words`: words shown, None for no cap. `output_keep`: which part of a longer one:
+    "head", "tail", or half of "both". `output_mark`: what stands where something was left out, a format of `count`
+    (characters), `limit` and `words`; None for our own. `echo`: show the value of a bare last expression.
+    `timeout`: seconds of computing for a cell.
     `wait_timeout`: seconds that a cell may wait for host functions, all waits together; then it is interrupted too.
     `max_concurrency`: host functions running at once. `deno`: the path of a Deno binary. `use_image`: start from a
     memory image on disk, and make one if there is none. `require="kernel"`: refuse to start where the operating
@@ -69,6 +72,9 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     # about 2,500 tokens: what a model reads without losing sight of the rest
     output_chars: int = 10_000
     max_output_words: int | None = None
+    output_keep: Literal["both", "head", "tail"] = "both"
+    output_mark: str | None = None
+    echo: bool = True
     timeout: float = 60.0
     # a child run may take many minutes; past an hour something hangs
     wait_timeout: float = 3600.0
@@ -91,6 +97,19 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"memory_mb: at most {MAX_MEMORY_MB}, the address space of 32-bit WebAssembly")
         if self.max_output_words is not None and self.max_output_words < 1:
             raise ValueError("max_output_words must be above 0")
+        if self.output_keep not in ("both", "head", "tail"):
+            raise ValueError(f"output_keep must be 'both', 'head' or 'tail', not {self.output_keep!r}")
+        if self.output_mark is not None:
+            _check_mark(self.output_mark)
+
+
+def _check_mark(mark: str) -> None:
+    try:
+        shown = mark.format(count=1, limit=1, words="")
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise ValueError(f"output_mark must be a format of count, limit and words: {error!r}") from None
+    if len(shown) > MARK_CHARS:
+        raise ValueError(f"output_mark has {len(shown)} characters; at most {MARK_CHARS} may stand there")
 
 
 class DidNotBoot(SandboxStartError):
@@ -314,6 +333,12 @@ async def initialize(session: Session, options: SandboxOptions, image: bytes | N
     }
     if options.max_output_words is not None:
         params["output_words"] = options.max_output_words
+    if options.output_keep != "both":
+        params["output_keep"] = options.output_keep
+    if options.output_mark is not None:
+        params["output_mark"] = options.output_mark
+    if not options.echo:
+        params["echo"] = False
     blobs: tuple[memoryview, ...] = ()
     if image is not None:
         # the head first: the child makes ready what it can while the rest is on its way

@@ -8,15 +8,17 @@ the same direction refers to them. A client that never sends a blob loses nothin
 
 **Methods of the child.** Version 1; `protocol` is checked by both sides in the first exchange.
 
-    initialize   {protocol, functions: [name], output_chars, output_words?, memory_mb?, image?: blob}
+    initialize   {protocol, functions: [name], output_chars, output_words?, output_keep?, output_mark?, echo?,
+                  memory_mb?, image?: blob}
                                              -> {protocol, deno, v8}
     prepare      {head: blob, wasm?: blob}   -> null                        an image is coming: this is its head
     make_image   {protocol}                  -> {protocol, image: blob}     the blob is sent ahead of the reply
     load         {name, kind, blob | text}   -> {}                          kind: "text" (UTF-8), "bytes", "value"
     load_begin   {form, length}              -> {}                          a large value, in parts: see below
     load_part    {blob}                      -> {}
-    load_end     {name, kind}                -> {}
-    execute      {code, timeout}             -> {output, truncated, error, value, names, timed_out, seconds}
+    load_end     {name, kind}                -> {}                          kind: "equipment" too, Python to be run
+    execute      {code, timeout}             -> {output, truncated, kept, error, value, names, restored, timed_out,
+                                                seconds}
     get          {name}                      -> {value}
     interrupt    {}                          -> null                        KeyboardInterrupt in the running cell
     ping         {}                          -> {}
@@ -36,7 +38,8 @@ characters or bytes. Parts may be sent ahead of the replies to those before them
 
 Values (`value`, `request`, a blob or text of kind "value") are JSON texts as `values.py` defines them. `timeout` and
 `seconds` are seconds of computing, `output` is a list of `[stream, text]` in order, `truncated` the number of
-characters left out.
+characters left out. `kept` is where in `outputs` cells find the whole of an output that was cut, `restored` the names
+that the cell had overwritten and that were put back.
 
 **Errors.** -32000 a host function failed, -32004 a limit of the run is reached (of both the message is shown to the
 cell, and `data: {partial}` may hold a value), -32001 the cell did not end after its interrupt, -32002 the interpreter

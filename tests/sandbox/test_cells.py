@@ -143,20 +143,30 @@ async def test_output_with_lone_surrogates_and_nul_arrives_as_text(shared: Sandb
 WRITES = st.lists(st.tuples(st.sampled_from(["stdout", "stderr"]), st.text("ab \n", max_size=12)), max_size=30)
 
 
-@given(writes=WRITES, max_chars=st.integers(1, 60))
+@given(
+    writes=WRITES,
+    max_chars=st.integers(1, 60),
+    keep=st.sampled_from(["both", "head", "tail"]),
+    room=st.sampled_from([0, 200, 8_000_000]),
+)
 def test_what_is_kept_and_what_is_counted_make_up_all_that_was_written(
-    prisoner_module: Callable[[str], ModuleType], writes: list[tuple[str, str]], max_chars: int
+    prisoner_module: Callable[[str], ModuleType], writes: list[tuple[str, str]], max_chars: int, keep: str, room: int
 ) -> None:
     sent: list[tuple[str, str]] = []
-    output = prisoner_module("output").Output(max_chars, None, lambda *piece: sent.append(piece))
-    for stream, text in writes:
-        output.write(stream, text)
+    module = prisoner_module("output")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MAX_WHOLE", room)
+        patch.setattr(module, "PIECE", 1)
+        output = module.Output(max_chars, None, lambda *piece: sent.append(piece), keep)
+        for stream, text in writes:
+            output.write(stream, text)
     whole = "".join(text for _, text in writes)
     pieces, left_out = output.pieces()
     text = "".join(text for _, text in pieces)
     assert left_out == max(0, len(whole) - max_chars)
     if left_out:
-        head, tail = whole[: max_chars - max_chars // 2], whole[len(whole) - max_chars // 2 :]
+        shown = {"both": max_chars - max_chars // 2, "head": max_chars, "tail": 0}[keep]
+        head, tail = whole[:shown], whole[len(whole) - (max_chars - shown) :]
         assert text == f"{head}\n[... {left_out:,} characters left out ...]\n{tail}"
     else:
         assert text == whole
@@ -166,7 +176,9 @@ def test_what_is_kept_and_what_is_counted_make_up_all_that_was_written(
     assert all(first[0] != second[0] for first, second in pairwise(pieces))
     assert output.pieces() == (pieces, left_out)
     heard = "".join(text for _, text in sent)
-    assert whole[: max_chars - max_chars // 2].startswith(heard)
+    assert whole[:max_chars].startswith(heard)
+    if room == 8_000_000:
+        assert output.whole() == whole
 
 
 @given(writes=WRITES, max_words=st.integers(1, 10), max_chars=st.integers(1, 100))
