@@ -35,12 +35,24 @@ class LimitExceeded(RLMError):
 class ClientError(RLMError):
     """A model could not be asked, or what it sent back is no reply. The vendor's error is `__cause__`.
 
-    `status` is the HTTP status (None where the failure had none).
+    `status` is the HTTP status (None where the failure had none). `transient` says whether the same call may pass
+    later; where the raiser does not say, 408, 409, 429 and 5xx may. `retry_after` is the pause that the server asked
+    for, in seconds (None where it asked for none).
     """
 
-    def __init__(self, message: str, *, status: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        transient: bool | None = None,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(message)
+        passing = status is not None and (status in (408, 409, 429) or 500 <= status < 600)
         self.status = status
+        self.transient = passing if transient is None else transient
+        self.retry_after = retry_after
 
 
 class FunctionError(RLMError):

@@ -50,6 +50,16 @@ def test_a_client_error_carries_the_status_if_there_was_one() -> None:
     assert errors.ClientError("no connection").status is None
 
 
+@pytest.mark.parametrize(
+    ("status", "transient"),
+    [(None, False), (200, False), (400, False), (408, True), (409, True), (429, True), (500, True), (529, True)],
+)
+def test_a_client_error_may_pass_if_it_says_so_or_else_by_its_status(status: int | None, transient: bool) -> None:
+    assert errors.ClientError("no", status=status).transient is transient
+    assert errors.ClientError("no", status=status, transient=not transient).transient is not transient
+    assert errors.ClientError("no", status=429, retry_after=7.0).retry_after == 7.0
+
+
 def test_a_function_error_carries_its_text_and_what_was_had() -> None:
     error = errors.FunctionError("for the model", partial=[1])
     assert (str(error), error.partial) == ("for the model", [1])

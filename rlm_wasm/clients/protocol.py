@@ -17,13 +17,17 @@ class Reply(msgspec.Struct, frozen=True):
     """What a model answered.
 
     `input_tokens` and `output_tokens` are the provider's own counts; `estimated` is true where the provider gave
-    none and they were estimated from the text (4 characters a token).
+    none and they were estimated from the text (4 characters a token). `cached` is true for a reply that was kept from
+    an earlier call: both counts are 0, because nothing was paid for it. `model` names the model that answered, where
+    that may be another than the client's own.
     """
 
     text: str
     input_tokens: int
     output_tokens: int
     estimated: bool = False
+    cached: bool = False
+    model: str | None = None
 
 
 class Client(Protocol):

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import anyio
 import pytest
 
-from rlm_wasm.clients import Client, Message, OpenAIClient, ScriptedClient
+from rlm_wasm.clients import Client, Message, OpenAIClient, ScriptedClient, failures
 from rlm_wasm.clients import openai as openai_module
 from rlm_wasm.errors import ClientError
 
@@ -291,7 +291,7 @@ async def test_a_429_waits_as_long_as_it_was_told(
 
 
 async def test_a_429_may_name_a_date(serve: Serve, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai_module.time, "time", lambda: 1_900_000_000.0)
+    monkeypatch.setattr(failures.time, "time", lambda: 1_900_000_000.0)
     server = serve(trouble(429, "later", Retry_After=email.utils.formatdate(1_900_000_025, usegmt=True)), completion())
     async with client_of(server) as client:
         await client.complete(HELLO)
