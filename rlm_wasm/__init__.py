@@ -18,6 +18,7 @@ from rlm_wasm.errors import (
 from rlm_wasm.events import Event
 from rlm_wasm.limits import Limits, Price, Usage
 from rlm_wasm.rlm import RLM
+from rlm_wasm.router import Profile, Routed, Router
 from rlm_wasm.sandbox import Executed, Isolation, Sandbox, SandboxOptions, SandboxPool
 from rlm_wasm.trajectory import Call, CellRun, Completion, Iteration
 
@@ -40,9 +41,12 @@ __all__ = [
     "Message",
     "OpenAIClient",
     "Price",
+    "Profile",
     "ProtocolError",
     "RLMError",
     "Reply",
+    "Routed",
+    "Router",
     "Sandbox",
     "SandboxCrashed",
     "SandboxError",

@@ -88,6 +88,48 @@ def _read_folder(folder: Path, errors: str) -> dict[str, str]:
     return texts
 
 
+def as_text(value: object, *, at_most: int) -> str | None:
+    """A prepared value as text for a prompt; None if that would be over `at_most` characters, or it is bytes.
+
+    A str as it is, None as no text, documents (a list or dict of str) each under a line that names it, other values as
+    Python writes them. What is too large is noticed without being written out.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, (bytes, bytearray)) or _exceeds(value, at_most):
+        return None
+    text = value if isinstance(value, str) else _documents(value) or repr(value)
+    return text if len(text) <= at_most else None
+
+
+def _exceeds(value: object, at_most: int) -> bool:
+    """Whether the parts of a value alone, without what joins them, are over a number of characters."""
+    waiting, counted = [value], 0
+    while waiting and counted <= at_most:
+        part = waiting.pop()
+        if isinstance(part, Mapping):
+            pairs = cast("Mapping[object, object]", part)
+            waiting += [*pairs.keys(), *pairs.values()]
+        elif isinstance(part, (list, tuple, set, frozenset)):
+            waiting += cast("Sequence[object]", part)
+        # whatever a thing is, it takes a character at least
+        counted += len(part) if isinstance(part, (str, bytes)) else 1
+    return counted > at_most
+
+
+def _documents(value: object) -> str | None:
+    """Texts with a line before each that names it; None if the value is not a list or dict of str."""
+    if isinstance(value, Mapping):
+        named = list(cast("Mapping[object, object]", value).items())
+    elif isinstance(value, (list, tuple)):
+        named = [(number, item) for number, item in enumerate(cast("Sequence[object]", value))]
+    else:
+        return None
+    if not all(isinstance(item, str) for _, item in named):
+        return None
+    return "\n\n".join(f"[{name}]\n{item}" for name, item in named)
+
+
 def describe(value: object) -> str:
     """One line about a value: its type, its sizes, a dict's first keys. None of its content."""
     if value is None:

@@ -57,7 +57,7 @@ def parse(reply: str) -> Parsed:
     The first way that finds any code wins: the whole reply is Python; `repl` fences; `python` fences; bare fences that
     hold Python; tool calls written as tags; a line that begins with FINAL( or FINAL_VAR(.
     """
-    body = _without_thought(reply)
+    body = without_thought(reply)
     if body is None:
         return Parsed(cells=(), kept=reply)
     # A reply that is Python as a whole goes first: fences in it can only stand in its strings and comments.
@@ -109,7 +109,7 @@ _THOUGHT = re.compile(r"(?:\s*<(think|thinking)>.*?(?:</\1>|(?P<endless>\Z)))+\s
 _THOUGHT_MARK = re.compile(r"^[ \t]*<(/?)think(?:ing)?>[ \t\r]*$\s*", re.IGNORECASE | re.MULTILINE)
 
 
-def _without_thought(reply: str) -> str | None:
+def without_thought(reply: str) -> str | None:
     """The reply behind the thoughts that it begins with; None if a thought has no end."""
     if thought := _THOUGHT.match(reply):
         return reply[thought.end() :] if thought["endless"] is None else None

@@ -6,6 +6,7 @@ Knows nothing of clients, sandboxes or budgets beyond the figures it is handed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
@@ -92,6 +93,48 @@ def first(system_text: str, question: str, description: str) -> list[Message]:
 def sub_prompt(question: str, text: str) -> str:
     """The prompt that stands for a child at the depth limit: the question over the same text."""
     return f"{question}\n\n{text}" if text else question
+
+
+PROFILES: Mapping[str, str] = MappingProxyType(
+    {
+        "deterministic_first": (
+            "How to go about it: the answer can probably be found by code alone. Search with str methods and regular "
+            "expressions, count and compare in Python, and look at the lines that were found. Ask a sub model only "
+            "about what code has left open, and only about the few pieces concerned."
+        ),
+        "semantic_batches": (
+            "How to go about it: the answer lies in what the text means, which no pattern finds. Cut all of `context` "
+            "into pieces at natural borders (documents, sections, entries), ask the same precise question about every "
+            "piece in one llm_query_batched, with the form of the reply prescribed so that code can read it, and put "
+            "the replies together by code."
+        ),
+        "hybrid": (
+            "How to go about it: first narrow `context` down by code, generously, with several words and spellings. "
+            "Then ask about the pieces that are left in one llm_query_batched. If the search found little, or the "
+            "replies do not agree, cut all of `context` into pieces and ask about every one."
+        ),
+        "verify": (
+            "How to go about it: the answer must be certain. Find it by code or by asking about pieces, and keep the "
+            "passages that it rests on. Before FINAL look a second time, by another way: find the passages anew in "
+            "`context` by code, and ask with rlm_query or llm_query, over those passages alone and without naming "
+            "your answer, what follows from them. Where the two differ, find out why before you answer."
+        ),
+    }
+)
+"""How to go about a question, by name of the profile: what is added to the question of a run."""
+
+
+def with_instruction(question: str, instruction: str) -> str:
+    """The question of a run that is told how to go about it."""
+    return f"{question}\n\n{instruction}"
+
+
+def plain(question: str, text: str, schema: str | None) -> list[Message]:
+    """The one message of a plain call: the question, the context's text, and the form of the reply if it has one."""
+    parts = [f"Question: {question}"]
+    parts += [f"Answer from this text:\n\n{text}"] if text else []
+    parts += [f"Reply with JSON alone, which must fit this JSON Schema:\n{schema}"] if schema is not None else []
+    return [Message("user", "\n\n".join(parts))]
 
 
 def observation(parts: Iterable[str], *, iteration: int, iterations: int, note: str = "") -> str:

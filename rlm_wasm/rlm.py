@@ -5,9 +5,9 @@ The answering itself is `run.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, Self, cast
+from typing import Any, Self, TypeVar, cast
 
 import anyio
 import anyio.from_thread
@@ -22,6 +22,8 @@ from rlm_wasm.limits import DEFAULT_PRICES, Budget, Limits, Price
 from rlm_wasm.run import Run, Shared
 from rlm_wasm.sandbox import SandboxOptions, SandboxPool
 from rlm_wasm.trajectory import Completion
+
+Result = TypeVar("Result")
 
 
 class RLM:
@@ -102,13 +104,28 @@ class RLM:
     ) -> Completion:
         """Like `acompletion`, from plain synchronous code; inside a running event loop (Jupyter) too."""
 
-        if self._pool is not None:
-            raise ValueError("a pool belongs to the event loop that opened it: use 'await acompletion(...)' there")
-
         async def run() -> Completion:
             return await self.acompletion(question, context=context, output=output, errors=errors)
 
+        return self.run_blocking(run)
+
+    def run_blocking(self, run: Callable[[], Awaitable[Result]]) -> Result:
+        """Run something that asks this RLM to its end, from plain synchronous code; what `completion` stands on.
+
+        Raises ValueError where there is a pool, which belongs to the event loop that opened it.
+        """
+        if self._pool is not None:
+            raise ValueError("a pool belongs to the event loop that opened it: use 'await acompletion(...)' there")
         return _run_anywhere(run)
+
+    def open_budget(self) -> Budget:
+        """A ledger with this RLM's limits and prices, whose clock starts now.
+
+        Raises ValueError if there is a limit in US dollars and the price of one of its models is not known.
+        """
+        budget = Budget(self.limits, self.prices)
+        budget.check_prices({self.models.root.model, self.models.sub.model})
+        return budget
 
     async def acompletion(
         self,
@@ -118,12 +135,14 @@ class RLM:
         output: Any = None,
         errors: str = "strict",
         stop: anyio.Event | None = None,
+        budget: Budget | None = None,
     ) -> Completion:
         """Answer a question about a context.
 
         `context`: str, bytes, JSON-like values, a `Path` to a file or folder, or a list of those. `output`: a type
         that msgspec can validate, which FINAL's value must fit; None takes any. `errors`: what to do with bytes that
-        are not UTF-8 in files. `stop`: when it is set, the run ends and gives what it has ("cancelled").
+        are not UTF-8 in files. `stop`: when it is set, the run ends and gives what it has ("cancelled"). `budget`: the
+        ledger of a larger piece of work that the run is a part of, from `open_budget`; None opens one for it alone.
 
         Raises ValueError, TypeError or FileNotFoundError for bad arguments, ClientError if the root model cannot be
         asked, SandboxStartError if there is no sandbox to be had. A limit is no exception: see `stopped_by`.
@@ -131,8 +150,7 @@ class RLM:
         if not question.strip():
             raise ValueError("the question is empty: say what to answer about the context")
         prepared = contexts.prepare(context, errors=errors)
-        budget = Budget(self.limits, self.prices)
-        budget.check_prices({self.models.root.model, self.models.sub.model})
+        budget = budget or self.open_budget()
         async with AsyncExitStack() as stack:
             pool = self._pool or await stack.enter_async_context(SandboxPool(0, options=self.sandbox))
             shared = Shared(
@@ -171,7 +189,7 @@ def _placeholders(names: Sequence[str]) -> dict[str, Callable[..., Any]]:
     return dict.fromkeys(names, unbound)
 
 
-def _run_anywhere(run: Callable[[], Any]) -> Completion:
+def _run_anywhere(run: Callable[[], Awaitable[Result]]) -> Result:
     """Run to the end from synchronous code, in a thread of its own if this one has an event loop running already."""
     try:
         anyio.get_current_task()
