@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from rlm_wasm.clients.cached import CachedClient
 from rlm_wasm.clients.openai import OpenAIClient
 from rlm_wasm.clients.protocol import Client, Message, Reply
 from rlm_wasm.clients.scripted import ScriptedClient
 
-__all__ = ["Client", "Message", "OpenAIClient", "Reply", "ScriptedClient"]
+__all__ = ["CachedClient", "Client", "Message", "OpenAIClient", "Reply", "ScriptedClient"]
