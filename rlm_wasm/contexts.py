@@ -1,16 +1,19 @@
 """From what a caller has to what is loaded: a value, and one line that describes it to the model.
 
 Reads the files and folders that are named, and nothing else. Puts no content in the line: a model sees sizes and
-names only.
+names only. Lends `rlm_wasm.inside.documents.Context` the reader that it has on the host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
+
+from rlm_wasm.inside import documents
 
 _SHOWN_KEYS = 20
 _SHOWN_NAME = 80
@@ -44,6 +47,20 @@ def _read(context: object, errors: str) -> object:
             return _read_paths(paths, errors)
         return items
     return context
+
+
+def read_documents(paths: Iterable[str | PathLike[str]], errors: str = "strict") -> dict[str, str]:
+    """The texts of files by path; of a folder all its files, by their paths within it if it is the one path given.
+
+    Raises FileNotFoundError, or ValueError for a file that is not text and for a folder without files.
+    """
+    named = [Path(path) for path in paths]
+    if len(named) == 1 and named[0].is_dir():
+        return _read_folder(named[0], errors)
+    return _read_paths(named, errors)
+
+
+documents.Context.reader = staticmethod(read_documents)
 
 
 def read_text(path: Path, *, errors: str = "strict") -> str:
