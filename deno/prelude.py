@@ -211,6 +211,13 @@ def FINAL(value):
     Bridge.finish(rlm_values.encode(value))
 
 
+def FINAL_VAR(name):
+    """Give the variable of this name as the answer; a value that is no such name is given itself."""
+    if isinstance(name, str) and name in namespace:
+        name = namespace[name]
+    FINAL(name)
+
+
 class Listing(str):
     """Text that a bare expression shows as it is."""
 
@@ -470,7 +477,8 @@ def prepare():
     """Everything that needs no JavaScript function; what it does is in the memory image."""
     # in the image it is zeros, which take no room, nor does it take memory before it is given up
     Cell.reserve = bytearray(RESERVE)
-    for name, value in {"FINAL": FINAL, "SHOW_VARS": SHOW_VARS, "exit": end_cell, "quit": end_cell}.items():
+    names = {"FINAL": FINAL, "FINAL_VAR": FINAL_VAR, "SHOW_VARS": SHOW_VARS, "exit": end_cell, "quit": end_cell}
+    for name, value in names.items():
         reserve(name, value)
     for name, value in {"FunctionError": FunctionError, "LimitExceeded": LimitExceeded}.items():
         reserve(name, value)

@@ -19,27 +19,42 @@ from rlm_wasm.clients.protocol import Client, Message, Reply
 from rlm_wasm.errors import ClientError, FunctionError, LimitExceeded
 from rlm_wasm.events import CallFinished, CallStarted, Emitter
 from rlm_wasm.limits import Budget, ModelUsage, Usage
+from rlm_wasm.prompts import Tool
 from rlm_wasm.trajectory import Call, Completion
 
 # past this no model's window would hold it; it also bounds what a cell can make the host keep
 MAX_PROMPT_CHARS = 8_000_000
 MAX_BATCH = 10_000
 
-# question, context, and whom to tell what the child came to, however it ended
-RunChild = Callable[[str, object, Callable[[Completion], None]], Awaitable[Completion]]
+
+class ChildAsked(msgspec.Struct, frozen=True):
+    """What a cell asks of a child run. `schema`: a JSON Schema that its answer must fit, or None."""
+
+    question: str
+    context: object
+    model: Client
+    schema: dict[str, Any] | None = None
+
+
+# and whom to tell what the child came to, however it ended
+RunChild = Callable[[ChildAsked, Callable[[Completion], None]], Awaitable[Completion]]
 
 
 class Models(msgspec.Struct, frozen=True):
-    """The clients that a run may use, and that `llm_query(model=)` may name: the root model's and the sub model's."""
+    """The clients that a run may use: the root model's, the sub model's, and `others` by the names that cells may use.
+
+    `llm_query(model=)` may name any of them.
+    """
 
     root: Client
     sub: Client
+    others: Mapping[str, Client] = {}
 
     def named(self, name: object) -> Client:
         """The client of a name that a cell gave; None is the sub model. Raises FunctionError for any other."""
         if name is None:
             return self.sub
-        known = {client.model: client for client in (self.sub, self.root)}
+        known = {client.model: client for client in (self.sub, self.root)} | dict(self.others)
         if not isinstance(name, str) or name not in known:
             raise FunctionError(
                 f"there is no model {str(name)[:100]!r} here: leave it out, or use one of {sorted(known)}"
@@ -59,6 +74,7 @@ class Bridge:
         max_concurrency: int,
         model_calls: anyio.Semaphore,
         run_child: RunChild | None,
+        refuses_child: Callable[[object], str | None] = lambda _: None,
     ) -> None:
         self._models = models
         self._budget = budget
@@ -66,6 +82,7 @@ class Bridge:
         self._max_concurrency = max_concurrency
         self._model_calls = model_calls
         self._run_child = run_child
+        self._refuses_child = refuses_child
         self._calls: list[Call] = []
         self._count = 0
         self._open = 0
@@ -84,6 +101,11 @@ class Bridge:
             "budget": self.budget,
         }
 
+    @property
+    def asked(self) -> int:
+        """How many calls of sub models and children have been begun."""
+        return self._count
+
     def take_calls(self) -> tuple[Call, ...]:
         """The calls that were made since this was last asked, in the order in which they ended."""
         taken, self._calls = tuple(self._calls), []
@@ -99,26 +121,39 @@ class Bridge:
         """What is left of the run's limits; None where there is no limit."""
         return self._budget.left()
 
-    async def llm_query(self, prompt: object, model: object = None) -> str:
-        """Ask a sub model once."""
-        return await self._ask(_checked_prompt(prompt), self._models.named(model), of=1)
+    async def llm_query(self, prompt: object, model: object = None, max_tokens: object = None) -> str:
+        """Ask a sub model once. `max_tokens`: of the reply."""
+        most = _checked_tokens(max_tokens)
+        return await self._ask(_checked_prompt(prompt), self._models.named(model), of=1, max_tokens=most)
 
-    async def llm_query_batched(self, prompts: object, model: object = None) -> list[str]:
+    async def llm_query_batched(self, prompts: object, model: object = None, max_tokens: object = None) -> list[str]:
         """Ask a sub model many prompts at once, at most `max_concurrency` at a time; answers in order."""
         checked = [_checked_prompt(prompt) for prompt in _checked_list(prompts, "prompts")]
-        client = self._models.named(model)
+        client, most = self._models.named(model), _checked_tokens(max_tokens)
         return await self._batch(
-            [lambda prompt=prompt: self._ask(prompt, client, of=len(checked)) for prompt in checked]
+            [lambda prompt=prompt: self._ask(prompt, client, of=len(checked), max_tokens=most) for prompt in checked]
         )
 
-    async def rlm_query(self, question: object, context: object = None) -> Any:
-        """Give a question to a child run; at the depth limit, to a sub model together with the context's text."""
+    async def rlm_query(
+        self, question: object, context: object = None, model: object = None, schema: object = None
+    ) -> Any:
+        """Give a question to a child run; at the depth limit, to a sub model together with the context's text.
+
+        `model`: the child's root model, by name. `schema`: a JSON Schema that its answer must fit.
+        """
         if not isinstance(question, str):
             raise FunctionError(f"the question must be a str, not {type(question).__name__}")
+        if schema is not None and not isinstance(schema, dict):
+            raise FunctionError(f"the schema must be a dict (a JSON Schema), not {type(schema).__name__}")
         if self._run_child is None:
             text = context if isinstance(context, str) else "" if context is None else str(context)
-            return await self.llm_query(prompts.sub_prompt(question, text))
-        return await self._ask_child(self._run_child, question, context)
+            return await self.llm_query(prompts.sub_prompt(question, text), model)
+        refusal = self._refuses_child(context)
+        if refusal is not None:
+            raise FunctionError(refusal)
+        client = self._models.root if model is None else self._models.named(model)
+        asked = ChildAsked(question, context, client, cast("dict[str, Any] | None", schema))
+        return await self._ask_child(self._run_child, asked)
 
     async def rlm_query_batched(self, questions: object, contexts: object = None) -> list[Any]:
         """Give many questions to as many child runs at once, each with its own context; answers in order."""
@@ -156,29 +191,41 @@ class Bridge:
             raise LimitExceeded(failure.limit, failure.used, failure.allowed, partial=answers)
         raise FunctionError(f"{len(failures)} of {len(jobs)} failed, the first: {failure}", partial=answers)
 
-    async def _ask(self, prompt: str, client: Client, *, of: int) -> str:
+    async def _ask(self, prompt: str, client: Client, *, of: int, max_tokens: int | None) -> str:
         async with self._recorded("llm_query", client.model, prompt, of) as record:
-            reply = await self.complete([Message("user", prompt)], client, inside=True)
+            messages = [Message("user", prompt)]
+            reply = await self.complete(messages, client, inside=True, max_output_tokens=max_tokens)
             record.answered(reply.text, reply.input_tokens, reply.output_tokens)
             return reply.text
 
-    async def _ask_child(self, run_child: RunChild, question: str, context: object) -> Any:
-        async with self._recorded("rlm_query", self._models.root.model, question, 1) as record:
-            child = await run_child(question, context, record.child_ended)
+    async def _ask_child(self, run_child: RunChild, asked: ChildAsked) -> Any:
+        async with self._recorded("rlm_query", asked.model.model, asked.question, 1) as record:
+            child = await run_child(asked, record.child_ended)
             if child.response is None and child.stopped_by != "final":
                 if child.limit is not None and child.stopped_by in ("calls", "tokens", "usd", "seconds"):
                     raise LimitExceeded(child.limit.limit, child.limit.used, child.limit.allowed)
                 raise FunctionError(f"the child was stopped before it had an answer (by its limit: {child.stopped_by})")
             return child.response
 
-    async def complete(self, messages: Sequence[Message], client: Client, *, inside: bool) -> Reply:
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        client: Client,
+        *,
+        inside: bool,
+        tool: Tool | None = None,
+        max_output_tokens: int | None = None,
+    ) -> Reply:
         """One model call, reserved in the budget before it is made. Raises LimitExceeded, ClientError."""
+        more: dict[str, Any] = {} if tool is None else {"tool": tool}
+        if max_output_tokens is not None:
+            more["max_output_tokens"] = max_output_tokens
         async with self._model_calls:
-            chars = sum(len(message.content) for message in messages)
+            chars = sum(len(message.content) + sum(len(call.code) for call in message.calls) for message in messages)
             with self._budget.reserve(client.model, prompt_chars=chars, inside=inside) as reservation:
                 took = ModelUsage(calls=1)
                 try:
-                    reply = await client.complete(messages)
+                    reply = await client.complete(messages, **more)
                     took = reservation.settle(reply.input_tokens, reply.output_tokens, estimated=reply.estimated)
                     return reply
                 finally:
@@ -281,6 +328,12 @@ def _checked_prompt(prompt: object) -> str:
     if len(prompt) > MAX_PROMPT_CHARS:
         raise FunctionError(f"the prompt has {len(prompt):,} characters; at most {MAX_PROMPT_CHARS:,} can be sent")
     return prompt
+
+
+def _checked_tokens(most: object) -> int | None:
+    if most is None or (type(most) is int and most > 0):
+        return most
+    raise FunctionError(f"max_tokens must be a whole number above 0, not {str(most)[:100]}")
 
 
 def _checked_list(items: object, name: str) -> list[object]:

@@ -51,8 +51,10 @@ _MENDS = 8  # each may read the reply to its end: without a bound, broken string
 _FINAL_STOPS = 20  # closing parentheses that are tried as the end of FINAL(...) before it is taken for words
 
 
-def parse(reply: str) -> Parsed:
+def parse(reply: str, *, colon_finish: bool = False) -> Parsed:
     """Find the code in a reply. Never raises, whatever the text, and takes time about linear in its length.
+
+    With `colon_finish` a reply that has no code may say `FINAL: answer` or `FINAL_VAR: name`.
 
     The first way that finds any code wins: the whole reply is Python; `repl` fences; `python` fences; bare fences that
     hold Python; tool calls written as tags; a line that begins with FINAL( or FINAL_VAR(.
@@ -60,6 +62,11 @@ def parse(reply: str) -> Parsed:
     body = without_thought(reply)
     if body is None:
         return Parsed(cells=(), kept=reply)
+    if colon_finish and (finish := _COLON.search(body)) and not _FENCED.search(body):
+        name = finish["name"]
+        if finish["var"]:
+            return Parsed(cells=(f"FINAL({name})",), kept=body) if name.isidentifier() else Parsed(cells=(), kept=body)
+        return Parsed(cells=(), kept=body, final_text=body[finish.start("text") :].strip())
     # A reply that is Python as a whole goes first: fences in it can only stand in its strings and comments.
     if _is_program(_cell(body)):
         return Parsed(cells=(_cell(body),), kept=body)
@@ -103,6 +110,10 @@ def final_is_literal(code: str) -> bool:
                 pass
     return False
 
+
+# At the beginning of a line, perhaps in bold. `FINAL_VAR: name` is Python too, an annotation, and does nothing.
+_COLON = re.compile(r"^[ \t*_]*FINAL(?:(?P<var>_VAR)[*_ ]*:[ \t*`]*(?P<name>\w*)|[*_ ]*:(?P<text>))", re.MULTILINE)
+_FENCED = re.compile(r"^[ \t]*(?:```|~~~)", re.MULTILINE)
 
 _THOUGHT = re.compile(r"(?:\s*<(think|thinking)>.*?(?:</\1>|(?P<endless>\Z)))+\s*", re.IGNORECASE | re.DOTALL)
 # Some chat templates write the opening tag themselves, so that the reply holds only the closing one.

@@ -11,70 +11,59 @@ from typing import Literal
 
 import msgspec
 
+from rlm_wasm.dialects import HOUSE, Dialect
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call of the tool `run_python`, as a model made it: the provider's number for it, and the code."""
+
+    id: str
+    code: str
+
 
 class Message(msgspec.Struct, frozen=True):
-    """One message of a conversation, in the chat-completions sense."""
+    """One message of a conversation, in the chat-completions sense.
 
-    role: Literal["system", "user", "assistant"]
+    `calls` are an assistant's calls of the tool. A message of role "tool" is what came of one: `answers` is its number.
+    """
+
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    calls: tuple[ToolCall, ...] = ()
+    answers: str = ""
 
 
-_SYSTEM = """\
-You answer questions about data that may be far too large to read. You do not see the data. It is the variable \
-`context` in a Python REPL that keeps its state, and you work by writing code for that REPL.
+class Tool(msgspec.Struct, frozen=True):
+    """A native tool with one argument, `code`."""
 
-Write code in a fenced block that opens with ```repl. After each reply your code is run and you are shown what it \
-printed, cut to {output_chars:,} characters (head and tail are kept), so print little: sizes, samples, counts. A bare \
-last expression is shown too. After an error you see the traceback, and every variable is kept.
+    name: str
+    description: str
 
-In the REPL:
-- `context`: the data. Look at its size and shape first.
-{functions}
-- `SHOW_VARS()`: the variables that exist, with types and sizes.
-- `FINAL(value)`: gives the answer and ends the work. The value keeps its Python type.
 
-The REPL is CPython 3.14 with the standard library: no network, no files of anybody's, no packages. A cell may compute \
-for {timeout:g} seconds; waiting for model calls does not count.
-
-A first reply might be:
-
-```repl
-print(type(context), len(context))
-print(context[:500])
-```
-
-How to work: look first, then decide. What code can do exactly (search, count, split, sort, compare) do by code. What \
-needs reading (meaning, judgement, summary) give to a sub model, in pieces of a size that it can read: it sees only \
-the prompt you write, so put the question and the text in it. Keep results in variables and build the answer from \
-them. Call FINAL only when you have seen the results that it rests on; do not guess, and do not write out output that \
-you have not been shown.
-"""
-
-_QUERY_FUNCTIONS = """\
-- `llm_query(prompt, model=None) -> str`: asks a sub model; its window is limited, so split what is long.
-- `llm_query_batched(prompts, model=None) -> list[str]`: asks many at once, answers in order. Far quicker than a loop.
-{recursion}
-- `budget()`: what is left of this run's limits, as a dict."""
-
-_RECURSION = """\
-- `rlm_query(question, context=None)`: gives a question over a large piece of data to a child that works as you do, \
-with a REPL of its own; returns its answer as a Python value.
-- `rlm_query_batched(questions, contexts=None) -> list`: several children at once."""
+RUN_PYTHON = Tool("run_python", "Runs Python code in the REPL, whose variables are kept, and gives what it printed.")
 
 
 def system(
-    *, output_chars: int, timeout: float, recursion: bool, functions: Mapping[str, str], schema: str | None
+    *,
+    output_chars: int,
+    timeout: float,
+    recursion: bool,
+    functions: Mapping[str, str],
+    schema: str | None,
+    dialect: Dialect = HOUSE,
 ) -> str:
     """The system message.
 
     `recursion`: whether `rlm_query` makes a child here. `functions`: the caller's own, name to description. `schema`:
-    the JSON Schema that FINAL's value must fit, if there is one.
+    the JSON Schema that the answer must fit, if there is one.
     """
-    lines = _QUERY_FUNCTIONS.format(recursion=_RECURSION if recursion else "").replace("\n\n", "\n")
-    own = "".join(f"\n- `{name}`: {_first_line(text)}" for name, text in functions.items())
-    text = _SYSTEM.format(output_chars=output_chars, timeout=timeout, functions=lines + own)
+    lines = [f"- {offer.text}" for offer in dialect.offers if recursion or not offer.child]
+    lines += [f"- `{name}`: {_first_line(text)}" for name, text in functions.items()]
+    text = dialect.system.format(
+        offers="\n".join(lines), context=dialect.context, output_chars=output_chars, timeout=timeout
+    )
     if schema is not None:
-        text += f"\nThe value given to FINAL must fit this JSON Schema:\n{schema}\n"
+        text += f"\nThe value given to {dialect.answer_name} must fit this JSON Schema:\n{schema}\n"
     return text
 
 
@@ -82,12 +71,10 @@ def _first_line(text: str) -> str:
     return text.strip().split("\n", 1)[0] if text.strip() else "a function of the caller's"
 
 
-def first(system_text: str, question: str, description: str) -> list[Message]:
-    """The messages that open a run."""
-    return [
-        Message("system", system_text),
-        Message("user", f"Question: {question}\n\nIn the REPL, {description}. Begin by looking at it."),
-    ]
+def first(system_text: str, question: str, description: str, dialect: Dialect = HOUSE, look: str = "") -> list[Message]:
+    """The messages that open a run. `look`: what a first look at the context has printed, if there was one."""
+    opening = dialect.opening.format(question=question, description=description, context=dialect.context)
+    return [Message("system", system_text), Message("user", f"{opening}\n\n{look}" if look else opening)]
 
 
 def sub_prompt(question: str, text: str) -> str:
@@ -137,21 +124,36 @@ def plain(question: str, text: str, schema: str | None) -> list[Message]:
     return [Message("user", "\n\n".join(parts))]
 
 
-def observation(parts: Iterable[str], *, iteration: int, iterations: int, note: str = "") -> str:
+def observation(
+    parts: Iterable[str], *, iteration: int, iterations: int, note: str = "", dialect: Dialect = HOUSE
+) -> str:
     """What the root model reads after its cells ran."""
-    shown = "\n\n".join(parts)
+    turn = dialect.turn.format(iteration=iteration, iterations=iterations)
+    shown = "\n\n".join([turn, *parts] if turn else parts)
     left = iterations - iteration
     ending = f"({left} of {iterations} replies left)" if left <= iterations // 2 else ""
     return "\n\n".join(part for part in (shown, note, ending) if part)
 
 
-def cell_output(output: str, error: str | None, *, number: int, of: int) -> str:
-    """One cell's output and error, together, as the model sees them."""
+def cell_output(
+    output: str, error: str | None, *, number: int, of: int, kept: int | None = None, dialect: Dialect = HOUSE
+) -> str:
+    """One cell's output and error, together, as the model sees them. `kept`: where all of a cut one can be read."""
     title = "REPL output:" if of == 1 else f"REPL output of block {number} of {of}:"
     parts = [output.rstrip("\n")] if output.strip() else []
     if error:
         parts.append(error)
-    return f"{title}\n" + ("\n".join(parts) or "(nothing was printed)")
+    shown = dialect.shown_empty if not parts else dialect.shown if kept is None else dialect.shown_cut
+    limit = dialect.output_chars if dialect.output_words is None else dialect.output_words
+    text = shown.format(title=title, output="\n".join(parts), limit=limit)
+    return text if kept is None else f"{text}\n(outputs[{kept}] in the REPL has all of it)"
+
+
+def restored(names: Sequence[str]) -> str:
+    """Told when a cell had overwritten what it must not."""
+    put = ", ".join(f"`{name}`" for name in names)
+    kept = ", ".join(f"`my_{name}`" for name in names)
+    return f"({put} {'was' if len(names) == 1 else 'were'} put back; what you had assigned is kept as {kept})"
 
 
 def not_run(count: int) -> str:
@@ -159,25 +161,48 @@ def not_run(count: int) -> str:
     return f"(the {count} block{'s' if count > 1 else ''} after the error {'were' if count > 1 else 'was'} not run)"
 
 
-def no_code() -> str:
+def no_code(dialect: Dialect = HOUSE) -> str:
     """The corrective message to a reply that has no code in it."""
+    if dialect.act == "tool":
+        return (
+            "You did not call `run_python`, so nothing was run. Call it with Python code. When you have the answer, "
+            f"give it there: {dialect.finish}"
+        )
+    if dialect is not HOUSE:
+        return (
+            "There was no code in your reply, so nothing was run. Reply with Python in a block that opens with ```repl "
+            f"and ends with ```. When you have the answer, give it: {dialect.finish}"
+        )
     return (
         "There was no code in your reply, so nothing was run. Reply with Python in a block that opens with ```repl "
         "and ends with ```. When you have the answer, call FINAL(value) in such a block."
     )
 
 
-def literal_final() -> str:
+def literal_final(dialect: Dialect = HOUSE) -> str:
     """The refusal of an answer that was written out before its ground was seen."""
+    name = dialect.answer_name
     return (
-        "FINAL was not accepted: its value was written out in the same reply as code whose output you had not seen "
-        "yet. Read the output above. Then call FINAL again, with a value that rests on it."
+        f"{name} was not accepted: its value was written out in the same reply as code whose output you had not seen "
+        f"yet. Read the output above. Then {_again(dialect)}, with a value that rests on it."
     )
 
 
-def wrong_type(reason: str) -> str:
+def wrong_type(reason: str, dialect: Dialect = HOUSE) -> str:
     """The refusal of an answer that does not fit the type asked for."""
-    return f"FINAL was not accepted: {reason}. Every variable is kept: mend the value and call FINAL again."
+    name = dialect.answer_name
+    return f"{name} was not accepted: {reason}. Every variable is kept: mend the value and {_again(dialect)}."
+
+
+def _again(dialect: Dialect) -> str:
+    if "(" in dialect.finish:
+        return f"call {dialect.answer_name} again"
+    return f"set {dialect.answer_name} again ({dialect.finish})"
+
+
+def guarded(reason: str, dialect: Dialect = HOUSE) -> str:
+    """The refusal of an answer that came before what the caller requires."""
+    return f"{dialect.answer_name} was not accepted: {reason}. Do that first; then {_again(dialect)}."
 
 
 def lost_variables(names: Sequence[str] | None) -> str:
@@ -188,9 +213,10 @@ def lost_variables(names: Sequence[str] | None) -> str:
     return f"The REPL was replaced by a fresh one, which holds `context` again; {what}."
 
 
-def closing(reason: str) -> str:
+def closing(reason: str, dialect: Dialect = HOUSE) -> str:
     """Asks for the best answer from what was seen, when no more code will be looked at."""
+    where = "in a call of `run_python`" if dialect.act == "tool" else "in a ```repl block"
     return (
         f"This is the end of the work ({reason}). Give your best answer now, from what you have seen: either "
-        "FINAL(value) in a ```repl block, where your variables still exist, or the answer alone as plain text."
+        f"{dialect.finish} {where}, where your variables still exist, or the answer alone as plain text."
     )

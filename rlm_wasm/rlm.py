@@ -5,19 +5,22 @@ The answering itself is `run.py`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Literal, Self, TypeVar, cast
 
 import anyio
 import anyio.from_thread
 import msgspec
 
-from rlm_wasm import contexts
+from rlm_wasm import contexts, dialects
 from rlm_wasm.bridge import Models
 from rlm_wasm.clients.openai import OpenAIClient
 from rlm_wasm.clients.protocol import Client
+from rlm_wasm.dialects import HOUSE, Dialect
 from rlm_wasm.events import Listener
+from rlm_wasm.guards import Guards
 from rlm_wasm.limits import DEFAULT_PRICES, Budget, Limits, Price
 from rlm_wasm.run import Run, Shared
 from rlm_wasm.sandbox import SandboxOptions, SandboxPool
@@ -34,10 +37,13 @@ class RLM:
         print(done.response)
 
     `model` writes the code, `sub_model` answers `llm_query` (the same one if None); each is a name for `OpenAIClient`
-    or any `Client`. `functions` are the caller's own host functions that cells may call. `prices` are added to
-    `DEFAULT_PRICES`, US dollars per million tokens by model name. `sandbox` chooses the sandboxes' options.
-    `max_concurrency` is how many model calls, and how many children of one batch, run at once. `listeners` hear every
-    event of every run.
+    or any `Client`. `models` are more of them, by the names that cells may use in `llm_query(model=...)`. `dialect` is
+    the convention of names, fences and ways to finish that the root model knows: one of `DIALECTS` by its name, or a
+    `Dialect`; `act` says otherwise than it how code is carried, in "fences" or by the native "tool" `run_python`.
+    `guards` stand between a model and an answer that rests on nothing. `functions` are the caller's own host functions
+    that cells may call. `prices` are added to `DEFAULT_PRICES`, US dollars per million tokens by model name. `sandbox`
+    chooses the sandboxes' options. `max_concurrency` is how many model calls, and how many children of one batch, run
+    at once. `listeners` hear every event of every run.
 
     As a context manager (`async with RLM(...) as rlm`) it keeps `warm` sandboxes booted between its runs; otherwise
     each run starts its own. `pool` lends sandboxes from elsewhere: one that was opened with `options=rlm.sandbox` of an
@@ -49,6 +55,10 @@ class RLM:
         model: str | Client,
         *,
         sub_model: str | Client | None = None,
+        models: Mapping[str, str | Client] | None = None,
+        dialect: str | Dialect = HOUSE,
+        act: Literal["fences", "tool"] | None = None,
+        guards: Guards | None = None,
         limits: Limits | None = None,
         functions: Mapping[str, Callable[..., Any]] | None = None,
         prices: Mapping[str, Price] | None = None,
@@ -62,7 +72,16 @@ class RLM:
             raise ValueError(f"max_concurrency must be 1 or more, not {max_concurrency!r}")
         root = _client(model, "model")
         sub = root if sub_model is None else _client(sub_model, "sub_model")
-        self.models = Models(root, sub)
+        others = {name: _client(model, f"models[{name!r}]") for name, model in (models or {}).items()}
+        self.models = Models(root, sub, others)
+        chosen = dialects.find(dialect)
+        self.dialect = chosen if act is None else msgspec.structs.replace(chosen, act=act)
+        if self.dialect.act == "tool" and "tool" not in inspect.signature(root.complete).parameters:
+            raise TypeError(
+                f"the client of {root.model} offers no native tools, by which the dialect {self.dialect.name} acts: "
+                "use act='fences', or a client whose complete() takes tool="
+            )
+        self.guards = guards or Guards()
         self.limits = limits or Limits()
         if functions is not None and not isinstance(functions, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"functions must map names to functions, and is a {type(functions).__name__}")
@@ -78,7 +97,7 @@ class RLM:
         if taken:
             raise ValueError(f"functions: {', '.join(taken)} has a meaning of its own in the REPL: use another name")
         self.sandbox = msgspec.structs.replace(
-            sandbox or SandboxOptions(),
+            _as_shown(sandbox or SandboxOptions(), self.dialect),
             functions=_placeholders((*sorted(BRIDGE_NAMES), *self.own_functions)),
             max_concurrency=max_concurrency,
         )
@@ -124,7 +143,8 @@ class RLM:
         Raises ValueError if there is a limit in US dollars and the price of one of its models is not known.
         """
         budget = Budget(self.limits, self.prices)
-        budget.check_prices({self.models.root.model, self.models.sub.model})
+        others = {client.model for client in self.models.others.values()}
+        budget.check_prices({self.models.root.model, self.models.sub.model} | others)
         return budget
 
     async def acompletion(
@@ -163,8 +183,24 @@ class RLM:
                 pool=pool,
                 model_calls=anyio.Semaphore(self.max_concurrency),
                 stop=stop,
+                dialect=self.dialect,
+                guards=self.guards,
             )
             return await Run(shared, question, prepared, output, depth=0, parent=None).answer()
+
+
+def _as_shown(options: SandboxOptions, dialect: Dialect) -> SandboxOptions:
+    """The options, with the dialect's way to cut and show output where none was chosen."""
+    plain = SandboxOptions()
+    ways = {
+        "output_chars": dialect.output_chars,
+        "max_output_words": dialect.output_words,
+        "output_keep": dialect.output_keep,
+        "output_mark": dialect.output_mark,
+        "echo": dialect.echo,
+    }
+    unchosen = {name: way for name, way in ways.items() if getattr(options, name) == getattr(plain, name)}
+    return msgspec.structs.replace(options, **unchosen)
 
 
 def _client(model: object, name: str) -> Client:
@@ -177,7 +213,7 @@ def _client(model: object, name: str) -> Client:
 
 
 BRIDGE_NAMES = frozenset({"llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched", "budget"})
-RESERVED_NAMES = BRIDGE_NAMES | {"context", "FINAL", "SHOW_VARS", "print"}
+RESERVED_NAMES = BRIDGE_NAMES | {"context", "FINAL", "FINAL_VAR", "SHOW_VARS", "print"}
 
 
 def _placeholders(names: Sequence[str]) -> dict[str, Callable[..., Any]]:

@@ -17,8 +17,10 @@ import anyio
 import msgspec
 
 from rlm_wasm import contexts, prompts
-from rlm_wasm.bridge import Bridge, Models, describe_functions
-from rlm_wasm.clients.protocol import Message, Reply
+from rlm_wasm.bridge import Bridge, ChildAsked, Models, describe_functions
+from rlm_wasm.clients.protocol import Reply
+from rlm_wasm.conversation import Conversation
+from rlm_wasm.dialects import HOUSE, Dialect
 from rlm_wasm.errors import (
     ClientError,
     LimitExceeded,
@@ -39,8 +41,10 @@ from rlm_wasm.events import (
     RunStopped,
     SandboxReplaced,
 )
+from rlm_wasm.guards import Guards, Watch
+from rlm_wasm.inside.schemas import fault
 from rlm_wasm.limits import Budget, Limits
-from rlm_wasm.parsing import Parsed, final_is_literal, parse
+from rlm_wasm.parsing import Parsed, final_is_literal
 from rlm_wasm.sandbox import Sandbox, SandboxPool
 from rlm_wasm.trajectory import CellRun, Completion, Iteration, StoppedBy
 
@@ -60,6 +64,8 @@ class Shared(msgspec.Struct, frozen=True):
     pool: SandboxPool
     model_calls: anyio.Semaphore
     stop: anyio.Event | None
+    dialect: Dialect = HOUSE
+    guards: Guards = Guards()
 
 
 class Stopped(Exception):
@@ -95,7 +101,8 @@ class Run:
         self._shared = shared
         self._question = question
         self._context = context
-        self._output = output
+        self._schema = cast("dict[str, Any] | None", output if isinstance(output, dict) else None)
+        self._output = None if isinstance(output, dict) else output
         self._depth = depth
         self._id = uuid.uuid4().hex[:12]
         self._limits = shared.limits
@@ -107,8 +114,11 @@ class Run:
             max_concurrency=shared.max_concurrency,
             model_calls=shared.model_calls,
             run_child=self._run_child if depth < self._limits.depth else None,
+            refuses_child=self._refuses_child,
         )
-        self._messages: list[Message] = []
+        self._dialect = shared.dialect
+        self._conversation = Conversation(shared.dialect)
+        self._watch = Watch(shared.guards)
         self._iterations: list[Iteration] = []
         self._errors_in_a_row = 0
         self._refused_literal = False
@@ -203,7 +213,11 @@ class Run:
         async with shared.pool.lend(functions) as sandbox:
             sandbox.on_print = self._heard
             await sandbox.load(context=self._context.value)
-            self._messages = prompts.first(self._system(sandbox), self._question, self._context.description)
+            await sandbox.equip(**dict(self._dialect.equipment))
+            look = await self._first_look(sandbox)
+            self._conversation.messages = prompts.first(
+                self._system(sandbox), self._question, self._context.description, self._dialect, look
+            )
             number = 0
             try:
                 for number in range(1, self._limits.iterations + 1):
@@ -216,28 +230,34 @@ class Run:
                 return await self._closing_answer(sandbox, stopped), stopped.by, stopped.limit
 
     def _system(self, sandbox: Sandbox) -> str:
-        schema = None
-        if self._output is not None:
-            schema = json.dumps(msgspec.json.schema(self._output))
+        schema = self._schema if self._output is None else msgspec.json.schema(self._output)
         return prompts.system(
             output_chars=sandbox.options.output_chars,
             timeout=sandbox.options.timeout,
             recursion=self._depth < self._limits.depth,
             functions=describe_functions(self._shared.own_functions),
-            schema=schema,
+            schema=None if schema is None else json.dumps(schema),
+            dialect=self._dialect,
         )
+
+    async def _first_look(self, sandbox: Sandbox) -> str:
+        """What the dialect's first look at the context shows; "" if it has none."""
+        if not self._dialect.first_look:
+            return ""
+        return self._shown(await self._run_cell(sandbox, self._dialect.first_look, []), number=1, of=1)
 
     async def _iterate(self, sandbox: Sandbox, number: int) -> None:
         """One reply, its code, one observation. Raises Finished or Stopped."""
         reply = await self._ask_root()
-        parsed = parse(reply.text)
+        parsed = self._conversation.read(reply)
         cells: list[CellRun] = []
         observation = ""
         try:
-            observation = await self._act(sandbox, parsed, cells, number)
+            parts = await self._act(sandbox, parsed, cells)
+            of = self._limits.iterations
+            observation = self._conversation.add(reply, parsed, parts, iteration=number, iterations=of)
         finally:
             await self._record(reply, cells, observation or None)
-        self._messages += [Message("assistant", parsed.kept), Message("user", observation)]
         if self._bridge.refused is not None:
             raise Stopped(cast(StoppedBy, self._bridge.refused.limit), self._bridge.refused)
         errors = self._limits.errors
@@ -268,7 +288,9 @@ class Run:
         started = time.monotonic()
         try:
             # a child's root calls are made for a cell of its parent, and counted so
-            reply = await self._bridge.complete(self._messages, self._shared.models.root, inside=self._depth > 0)
+            tool = prompts.RUN_PYTHON if self._dialect.act == "tool" else None
+            messages = self._conversation.messages
+            reply = await self._bridge.complete(messages, self._shared.models.root, inside=self._depth > 0, tool=tool)
         except LimitExceeded as error:
             raise Stopped(cast(StoppedBy, error.limit), error) from error
         self._emitter.emit(
@@ -281,20 +303,16 @@ class Run:
         )
         return reply
 
-    async def _act(self, sandbox: Sandbox, parsed: Parsed, cells: list[CellRun], number: int) -> str:
-        """Run the reply's cells in order, to the first error or FINAL; gives the observation."""
+    async def _act(self, sandbox: Sandbox, parsed: Parsed, cells: list[CellRun]) -> list[str]:
+        """Run the reply's cells in order, to the first error or answer; gives what the model reads of each."""
         if not parsed.cells:
-            self._errors_in_a_row += 1
-            return self._finish_with(parsed.final_text) if parsed.final_text is not None else prompts.no_code()
+            return await self._act_without_code(sandbox, parsed, cells)
         parts: list[str] = []
         for position, code in enumerate(parsed.cells, start=1):
             seen_before = any(cell.output.strip() for cell in cells)
             run = await self._run_cell(sandbox, code, cells)
-            parts.append(prompts.cell_output(run.output, run.error, number=position, of=len(parsed.cells)))
-            if run.executed is not None:
-                lost = [name for name in run.executed.lost if name not in self._told_lost]
-                parts += [prompts.lost_variables(lost)] if lost else []
-                self._told_lost = ()
+            notes = [self._shown(run, number=position, of=len(parsed.cells)), *self._notes(run)]
+            parts.append("\n\n".join(notes))
             refusal = self._finish(run, code, seen_before)
             if refusal:
                 parts.append(refusal)
@@ -304,7 +322,34 @@ class Run:
                 parts += [prompts.not_run(rest)] if rest else []
                 break
         self._errors_in_a_row = self._errors_in_a_row + 1 if cells[-1].error is not None else 0
-        return prompts.observation(parts, iteration=number, iterations=self._limits.iterations)
+        return parts
+
+    async def _act_without_code(self, sandbox: Sandbox, parsed: Parsed, cells: list[CellRun]) -> list[str]:
+        if parsed.final_text is not None:
+            return [self._finish_with(parsed.final_text)]
+        self._errors_in_a_row += 1
+        instead = self._watch.replied_without_code()
+        if instead == "":
+            limit = self._shared.guards.invalid_reply_limit or 0
+            raise Stopped("errors", LimitExceeded("errors", limit, limit))
+        if instead is None:
+            return [prompts.no_code(self._dialect)]
+        return [prompts.no_code(self._dialect), *await self._act(sandbox, Parsed(cells=(instead,), kept=""), cells)]
+
+    def _shown(self, run: CellRun, *, number: int, of: int) -> str:
+        kept = run.executed.kept if run.executed is not None else None
+        return prompts.cell_output(run.output, run.error, number=number, of=of, kept=kept, dialect=self._dialect)
+
+    def _notes(self, run: CellRun) -> list[str]:
+        """What the model is told beside a cell's output."""
+        notes: list[str] = []
+        if run.executed is not None:
+            lost = [name for name in run.executed.lost if name not in self._told_lost]
+            notes += [prompts.lost_variables(lost)] if lost else []
+            notes += [prompts.restored(run.executed.restored)] if run.executed.restored else []
+            self._told_lost = ()
+        repeated = self._watch.ran(run.code, f"{run.output}{run.error}")
+        return [*notes, repeated] if repeated else notes
 
     async def _run_cell(self, sandbox: Sandbox, code: str, cells: list[CellRun]) -> CellRun:
         """Run one cell, and enter it in `cells`, also if the run is stopped meanwhile."""
@@ -348,27 +393,34 @@ class Run:
         if seen_before and not self._refused_literal and final_is_literal(code):
             self._refused_literal = True
             self._partial = value
-            return prompts.literal_final()
+            return prompts.literal_final(self._dialect)
         return self._finish_with(value)
 
     def _finish_with(self, value: object) -> str:
-        """Raise Finished if the value fits the type asked for; else say why it does not."""
+        """Raise Finished if the value fits the type asked for and no guard is against it; else say why it does not."""
+        early = self._watch.refuses_final(self._bridge.asked)
+        if early is not None:
+            self._partial = value
+            return prompts.guarded(early, self._dialect)
         try:
             accepted = self._accepted(value)
         except msgspec.ValidationError as error:
             self._partial = value
-            return prompts.wrong_type(str(error))
+            return prompts.wrong_type(str(error), self._dialect)
         raise Finished(accepted)
 
     def _accepted(self, value: object) -> object:
         """The value as the type asked for. Raises msgspec.ValidationError."""
-        return value if self._output is None else msgspec.convert(value, self._output)
+        wrong = None if self._schema is None else fault(value, self._schema)
+        if wrong is not None:
+            raise msgspec.ValidationError(wrong)
+        if self._output is None:
+            return value
+        return msgspec.convert(value, self._output)
 
     async def _closing_answer(self, sandbox: Sandbox, stopped: Stopped) -> object:
         """One more call for the best answer from what was seen; None if it cannot be paid, or gives none."""
-        # in one message with the last: many chat templates refuse two of the same role in a row
-        last = self._messages[-1].content
-        self._messages[-1] = Message("user", f"{last}\n\n{prompts.closing(f'limit reached: {stopped.by}')}")
+        self._conversation.close(f"limit reached: {stopped.by}")
         try:
             reply = await self._ask_root()
         except (Stopped, ClientError):
@@ -376,7 +428,7 @@ class Run:
             return None
         cells: list[CellRun] = []
         try:
-            answer = await self._best_answer(sandbox, parse(reply.text), cells)
+            answer = await self._best_answer(sandbox, self._conversation.read(reply), cells)
         finally:
             await self._record(reply, cells, None)
         try:
@@ -396,12 +448,17 @@ class Run:
                 break
         return None
 
-    async def _run_child(self, question: str, context: object, ended: Callable[[Completion], None]) -> Completion:
+    def _refuses_child(self, context: object) -> str | None:
+        own = self._context.value
+        return self._watch.refuses_child(context, len(own) if isinstance(own, str) else 0)
+
+    async def _run_child(self, asked: ChildAsked, ended: Callable[[Completion], None]) -> Completion:
+        models = msgspec.structs.replace(self._shared.models, root=asked.model)
         child = Run(
-            self._shared,
-            question,
-            contexts.Context(context, contexts.describe(context)),
-            None,
+            msgspec.structs.replace(self._shared, models=models),
+            asked.question,
+            contexts.Context(asked.context, contexts.describe(asked.context)),
+            asked.schema,
             depth=self._depth + 1,
             parent=self._id,
         )

@@ -16,7 +16,8 @@ ROOT = Path(rlm_wasm.__file__).parent
 # Imports go left only. `doctor` and `demo` are commands of `cli`.
 LADDER = (
     *("inside", "errors", "limits", "events", "parsing", "dialects", "contexts", "citations", "prompts", "clients"),
-    *("sandbox", "retrievers", "trajectory", "bridge", "run", "rlm", "router", "trace", "doctor", "demo", "cli"),
+    *("sandbox", "retrievers", "trajectory", "guards", "conversation", "bridge", "run", "rlm", "router", "trace"),
+    *("doctor", "demo", "cli"),
 )
 ALLOWED_OUTSIDE = {"anyio", "msgspec"}
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -76,9 +77,10 @@ def test_a_module_imports_nothing_of_others_when_it_is_imported_but_anyio_and_ms
 
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in sorted((ROOT / "inside").glob("*.py"))])
-def test_equipment_imports_the_standard_library_and_rlm_host_alone(path: Path) -> None:
+def test_equipment_imports_the_standard_library_its_neighbours_and_rlm_host_alone(path: Path) -> None:
     names = {name.partition(".")[0] for name in imported(ast.walk(ast.parse(path.read_text("utf-8"))))}
-    assert names <= set(sys.stdlib_module_names) | {"rlm_host"}
+    neighbours = {f"rlm_{other.stem}" for other in (ROOT / "inside").glob("*.py")}
+    assert names <= set(sys.stdlib_module_names) | neighbours | {"rlm_host"}
 
 
 def test_importing_the_package_loads_no_heavy_one() -> None:

@@ -7,6 +7,7 @@ it is imported on first use (0.8 s, measured). Knows nothing of budgets or the l
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import random
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from rlm_wasm.clients.keys import find_key, hide_key
 from rlm_wasm.clients.protocol import Message, Reply
 from rlm_wasm.clients.scripted import estimate_tokens
 from rlm_wasm.errors import ClientError
+from rlm_wasm.prompts import RUN_PYTHON, Tool, ToolCall
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -113,7 +115,9 @@ class OpenAIClient(AsyncResource):
         """The name under which its calls are counted and priced."""
         return self._model
 
-    async def complete(self, messages: Sequence[Message], *, max_output_tokens: int | None = None) -> Reply:
+    async def complete(
+        self, messages: Sequence[Message], *, max_output_tokens: int | None = None, tool: Tool | None = None
+    ) -> Reply:
         """Ask, and ask again where that may help. `max_output_tokens` also counts what a reasoning model thinks.
 
         Raises `ClientError` for anything that is not a reply, with status 400 where the prompt does not fit the
@@ -121,7 +125,7 @@ class OpenAIClient(AsyncResource):
         """
         sdk = await self._connections.connect()
         try:
-            return _read_reply(await self._ask(sdk, self._request(messages, max_output_tokens)), messages)
+            return _read_reply(await self._ask(sdk, self._request(messages, max_output_tokens, tool)), messages)
         except ClientError as error:
             hide_key(error, sdk.api_key)
             raise
@@ -146,16 +150,19 @@ class OpenAIClient(AsyncResource):
             "(any text will do for a server that wants none)"
         )
 
-    def _request(self, messages: Sequence[Message], max_output_tokens: int | None) -> dict[str, object]:
+    def _request(
+        self, messages: Sequence[Message], max_output_tokens: int | None, tool: Tool | None
+    ) -> dict[str, object]:
         extra = dict(self._parameters)
+        if tool is not None:
+            extra["tools"] = [_described(tool)]
         if max_output_tokens is not None:
             # Whoever wrote one of the two names into `parameters` knows which one the server takes.
             named = [name for name in ("max_completion_tokens", "max_tokens") if name in extra]
             for name in named or [self._server.limit_field]:
                 own = extra.get(name)
                 extra[name] = min(own, max_output_tokens) if isinstance(own, int) else max_output_tokens
-        # A lone surrogate, which a broken corpus or the sandbox may hold, cannot be sent as UTF-8.
-        chat = [{"role": each.role, "content": each.content.encode(errors="replace").decode()} for each in messages]
+        chat = [_chat_message(each) for each in messages]
         # extra_body, because the SDK's own arguments do not know what other servers take.
         return {"model": self._server.deployment or self._model, "messages": chat, "extra_body": extra}
 
@@ -233,9 +240,52 @@ class _Server(msgspec.Struct, frozen=True):
         return client(base_url=self.base_url, api_key=key, timeout=timeout, max_retries=0, http_client=transport)
 
 
+def _described(tool: Tool) -> dict[str, object]:
+    code = {"type": "object", "properties": {"code": {"type": "string"}}, "required": ["code"]}
+    return {"type": "function", "function": {"name": tool.name, "description": tool.description, "parameters": code}}
+
+
+def _chat_message(message: Message) -> dict[str, object]:
+    # A lone surrogate, which a broken corpus or the sandbox may hold, cannot be sent as UTF-8.
+    sent: dict[str, object] = {"role": message.role, "content": message.content.encode(errors="replace").decode()}
+    if message.calls:
+        sent["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": RUN_PYTHON.name, "arguments": _arguments(call)}}
+            for call in message.calls
+        ]
+    if message.role == "tool":
+        sent["tool_call_id"] = message.answers
+    return sent
+
+
+def _arguments(call: ToolCall) -> str:
+    return json.dumps({"code": call.code})
+
+
+class _Function(msgspec.Struct):
+    arguments: str = ""
+
+
+class _Called(msgspec.Struct):
+    id: str = ""
+    function: _Function = msgspec.field(default_factory=_Function)
+
+
 class _Said(msgspec.Struct):
     content: str | None = None
     refusal: str | None = None
+    tool_calls: list[_Called] | None = None
+
+    def calls(self) -> tuple[ToolCall, ...]:
+        """The calls of the tool. Arguments that are no JSON are taken for the code itself: models write that too."""
+        called: list[ToolCall] = []
+        for number, call in enumerate(self.tool_calls or (), start=1):
+            try:
+                code = msgspec.json.decode(call.function.arguments, type=dict[str, Any])["code"]
+            except (*NOT_JSON, KeyError):
+                code = call.function.arguments
+            called.append(ToolCall(call.id or f"call_{number}", code if isinstance(code, str) else str(code)))
+        return tuple(called)
 
 
 class _Choice(msgspec.Struct):
@@ -279,15 +329,18 @@ def _read_reply(body: bytes, messages: Sequence[Message]) -> Reply:
         raise ClientError(f"the model refused to answer: {shown(said.refusal)}", status=200)
     if reason == "content_filter":
         raise ClientError("the server's content filter stopped the reply", status=200)
-    if said.content is None or (not said.content and reason == "length"):
+    calls = said.calls()
+    if not calls and (said.content is None or (not said.content and reason == "length")):
         hint = " (the output tokens were used up, perhaps by thinking)" if reason == "length" else ""
         raise ClientError(f"the reply has no text, finish_reason {reason!r}{hint}", status=200)
+    text = said.content or ""
     try:
         counts = msgspec.json.decode(answer.usage, type=_Counts)
     except NOT_JSON:
         asked = estimate_tokens("".join(message.content for message in messages))
-        return Reply(said.content, asked, estimate_tokens(said.content), estimated=True)
-    return Reply(said.content, counts.prompt_tokens, counts.completion_tokens)
+        written = estimate_tokens(text + "".join(call.code for call in calls))
+        return Reply(text, asked, written, estimated=True, calls=calls)
+    return Reply(text, counts.prompt_tokens, counts.completion_tokens, calls=calls)
 
 
 def _backoff(attempt: int) -> float:

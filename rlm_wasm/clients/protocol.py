@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from rlm_wasm.prompts import Message
+from rlm_wasm.prompts import Message, Tool, ToolCall
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -19,7 +19,7 @@ class Reply(msgspec.Struct, frozen=True):
     `input_tokens` and `output_tokens` are the provider's own counts; `estimated` is true where the provider gave
     none and they were estimated from the text (4 characters a token). `cached` is true for a reply that was kept from
     an earlier call: both counts are 0, because nothing was paid for it. `model` names the model that answered, where
-    that may be another than the client's own.
+    that may be another than the client's own. `calls` are the model's calls of the tool that was offered, in order.
     """
 
     text: str
@@ -28,6 +28,7 @@ class Reply(msgspec.Struct, frozen=True):
     estimated: bool = False
     cached: bool = False
     model: str | None = None
+    calls: tuple[ToolCall, ...] = ()
 
 
 class Client(Protocol):
@@ -41,4 +42,14 @@ class Client(Protocol):
 
     async def complete(self, messages: Sequence[Message], *, max_output_tokens: int | None = None) -> Reply:
         """Ask once. Raises `ClientError` for anything that is not a reply; never returns an error as text."""
+        ...
+
+
+class ToolClient(Client, Protocol):
+    """A client that can offer a native tool: what the root model of a dialect that acts by a tool needs."""
+
+    async def complete(
+        self, messages: Sequence[Message], *, max_output_tokens: int | None = None, tool: Tool | None = None
+    ) -> Reply:
+        """As in `Client`; `tool` is offered to the model as its one tool, and its calls are in the reply."""
         ...

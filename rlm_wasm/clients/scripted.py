@@ -15,12 +15,14 @@ from anyio.lowlevel import checkpoint
 
 from rlm_wasm.clients.protocol import Message, Reply
 from rlm_wasm.errors import ClientError
+from rlm_wasm.prompts import Tool, ToolCall
 
 _Asked = TypeVar("_Asked")
-_Answer: TypeAlias = str | BaseException | Callable[[_Asked], str | Awaitable[str]]
+_Spoken: TypeAlias = str | Reply
+_Answer: TypeAlias = _Spoken | BaseException | Callable[[_Asked], _Spoken | Awaitable[_Spoken]]
 
 ScriptedReply: TypeAlias = _Answer[tuple[Message, ...]]
-"""A text, an exception to raise, or a callable (sync or async) from the messages to a text."""
+"""A text or `Reply`, an exception to raise, or a callable (sync or async) from the messages to a text or `Reply`."""
 
 RuleReply: TypeAlias = _Answer[str]
 """A text, an exception to raise, or a callable (sync or async) from the last message's text to a text."""
@@ -31,6 +33,11 @@ Rules: TypeAlias = (
     | Mapping[str | re.Pattern[str], RuleReply]
     | Sequence[tuple[str | re.Pattern[str], RuleReply]]
 )
+
+
+def run_python(code: str) -> Reply:
+    """A scripted reply that calls the tool `run_python`."""
+    return Reply("", 0, estimate_tokens(code), estimated=True, calls=(ToolCall("call_1", code),))
 
 
 def estimate_tokens(text: str) -> int:
@@ -47,7 +54,8 @@ class ScriptedClient:
     given the last message's text, one of `replies` the tuple of messages; both may be async.
 
     `calls` holds a tuple of messages for each call, in the order of the calls, also of those that failed. Token counts
-    are estimated; `max_output_tokens` is ignored. One client may serve many tasks, event loops and threads at once.
+    are estimated, but for a `Reply`, which is given as it is; `max_output_tokens` and `tool` are ignored.
+    One client may serve many tasks, event loops and threads at once.
 
     `complete` raises the scripted exceptions, and `ClientError` when the script has no answer. Raises TypeError
     for a script that is none.
@@ -72,7 +80,9 @@ class ScriptedClient:
         """The name under which its calls are counted and priced."""
         return self._model
 
-    async def complete(self, messages: Sequence[Message], *, max_output_tokens: int | None = None) -> Reply:
+    async def complete(
+        self, messages: Sequence[Message], *, max_output_tokens: int | None = None, tool: Tool | None = None
+    ) -> Reply:
         """Answer from the script. The reply is chosen before the first await, so in the order of the calls.
 
         Raises `ClientError` where the script has no answer, and whatever exception the script holds.
@@ -83,6 +93,8 @@ class ScriptedClient:
         rule = next((reply for matches, reply in self._rules if matches(prompt)), None)
         # The next reply is taken before anything is awaited, so that replies keep the order of the calls.
         text = await (_speak(self._next_reply(prompt), asked) if rule is None else _speak(rule, prompt))
+        if isinstance(text, Reply):
+            return text
         input_tokens = estimate_tokens("".join(message.content for message in asked))
         return Reply(text, input_tokens, estimate_tokens(text), estimated=True)
 
@@ -104,7 +116,7 @@ class ScriptedClient:
 
 def _checked(reply: _Answer[_Asked]) -> _Answer[_Asked]:
     # The script is written by hand: a slip in it is told where it is written, not at the call that reaches it.
-    if not (isinstance(reply, str | BaseException) or callable(reply)):
+    if not (isinstance(reply, str | Reply | BaseException) or callable(reply)):
         raise TypeError(f"a scripted reply is a str, an exception or a callable, not {type(reply).__name__}")
     return reply
 
@@ -115,16 +127,16 @@ def _matcher(key: str | re.Pattern[str]) -> Callable[[str], object]:
     return key.search
 
 
-async def _speak(reply: _Answer[_Asked], asked: _Asked) -> str:
+async def _speak(reply: _Answer[_Asked], asked: _Asked) -> _Spoken:
     # A real client always lets other tasks run and can be cancelled while it waits: so does this one.
     await checkpoint()
-    if isinstance(reply, str):
+    if isinstance(reply, str | Reply):
         return reply
     if isinstance(reply, BaseException):
         # Without its old traceback, which would grow with every call that raises the same instance.
         raise reply.with_traceback(None)
     spoken = cast("object", reply(asked))  # users' callables are often untyped
     text = await spoken if inspect.isawaitable(spoken) else spoken
-    if not isinstance(text, str):
+    if not isinstance(text, str | Reply):
         raise TypeError(f"the scripted callable {reply!r} returned {type(text).__name__}, not str")
     return text

@@ -216,8 +216,8 @@ def _texts(text: str | None) -> list[str]:
     if isinstance(value, str):
         return [value]
     items: Any = value
-    if isinstance(value, Mapping):
-        items = list(cast("Mapping[Any, Any]", value).values())
+    if isinstance(items, Mapping):
+        items = list(cast("Mapping[Any, Any]", items).values())
     if isinstance(items, (list, tuple)):
         pieces = [_document_text(item) for item in cast("Sequence[Any]", items)]
         if None not in pieces:
