@@ -215,6 +215,7 @@ def _texts(text: str | None) -> list[str]:
     value = getattr(value, "text", value)
     if isinstance(value, str):
         return [value]
+    kind = type(value).__name__
     items: Any = value
     if isinstance(items, Mapping):
         items = list(cast("Mapping[Any, Any]", items).values())
@@ -222,7 +223,6 @@ def _texts(text: str | None) -> list[str]:
         pieces = [_document_text(item) for item in cast("Sequence[Any]", items)]
         if None not in pieces:
             return cast("list[str]", pieces)
-    kind = type(value).__name__
     raise TypeError(f"this works on text, and `context` is a {kind} that holds other things: look at it with Python")
 
 
