@@ -24,7 +24,9 @@ _llm_query = cast("Callable[[str, str | None], str]", llm_query)
 
 _SHOWN_REPLY = 4000
 # characters that are read in all when JSON is looked for, so that a reply full of brackets ends in time
-_MOST_READ = 5_000_000
+_MOST_READ = 1_000_000
+# as deep as a value may be that is sent out of the sandbox
+_DEEPEST = 100
 
 
 class ReplyError(ValueError):
@@ -82,8 +84,8 @@ def _candidates(reply: str) -> Iterator[Any]:
     fences = re.findall(r"```[^\n`]*\n(.*?)(?:```|\Z)", text, re.DOTALL)
     for whole in (text, *fences[::-1]):
         try:
-            value = _decoder.decode(whole.strip())
-        except (ValueError, RecursionError):
+            value = _decoded(whole.strip())
+        except ValueError:
             continue
         yield value
     # sorted() keeps the order of equals
@@ -96,17 +98,39 @@ def _within(text: str) -> Iterator[tuple[int, Any]]:
     read = at = 0
     while read < _MOST_READ and (opening := _OPENING.search(text, at)):
         at = opening.start()
+        end, closed = _extent(text, at)
+        read += end - at
         try:
-            value, end = _decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            read += error.pos - at + 1
-            at += 1
-        except (ValueError, RecursionError):
-            read += 10_000
+            # what is not closed need not be read
+            value = _decoder.decode(text[at:end] if closed else "")
+        except ValueError:
             at += 1
         else:
             yield end - at, value
             at = end
+
+
+def _decoded(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError for what is none, or is nested too deeply."""
+    if _OPENING.match(text) and _extent(text, 0) != (len(text), True):
+        raise ValueError("this is more than one value, or less")
+    return _decoder.decode(text)
+
+
+def _extent(text: str, at: int) -> tuple[int, bool]:
+    """Where the bracket at an offset is closed; or how far one read, and False, if it is not or nesting is too deep.
+
+    The decoder recurses in C, and in WebAssembly the end of that stack is the end of the interpreter.
+    """
+    depth = 0
+    for mark in _MARK.finditer(text, at):
+        if mark[0] in "{[":
+            depth += 1
+        elif mark[0] in "}]":
+            depth -= 1
+        if depth == 0 or depth > _DEEPEST:
+            return mark.end(), depth == 0
+    return len(text), False
 
 
 def _no_constant(name: str) -> Any:
@@ -114,6 +138,8 @@ def _no_constant(name: str) -> Any:
 
 
 _OPENING = re.compile(r"[{\[]")
+# a bracket, or a whole string, in which brackets do not count
+_MARK = re.compile(r'[{}\[\]]|"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _decoder = json.JSONDecoder(parse_constant=_no_constant)
 
 
