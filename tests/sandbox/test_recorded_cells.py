@@ -38,8 +38,8 @@ BLANKS_LOST = {("1771244185703-yxs4x7kl5", 9)}
 
 
 def name_of(session: dict[str, Any]) -> str:
-    """What tells a session from all others, without the folders of its log."""
-    return "/".join(session["session"].rpartition("#")[2].split("/")[-3:])
+    """What tells a session from all others, without the outer folders of its log."""
+    return "/".join(session["session"].rpartition("#")[2].split("/")[-5:])
 
 
 def echo_of(code: str, run: Executed) -> str:
