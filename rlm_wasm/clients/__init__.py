@@ -3,8 +3,23 @@
 from __future__ import annotations
 
 from rlm_wasm.clients.cached import CachedClient
+from rlm_wasm.clients.clock import Clock
+from rlm_wasm.clients.fallback import FallbackClient
 from rlm_wasm.clients.openai import OpenAIClient
 from rlm_wasm.clients.protocol import Client, Message, Reply
+from rlm_wasm.clients.rate_limited import RateLimitedClient
+from rlm_wasm.clients.retrying import RetryingClient
 from rlm_wasm.clients.scripted import ScriptedClient
 
-__all__ = ["CachedClient", "Client", "Message", "OpenAIClient", "Reply", "ScriptedClient"]
+__all__ = [
+    "CachedClient",
+    "Client",
+    "Clock",
+    "FallbackClient",
+    "Message",
+    "OpenAIClient",
+    "RateLimitedClient",
+    "Reply",
+    "RetryingClient",
+    "ScriptedClient",
+]
