@@ -23,7 +23,7 @@ from rlm_wasm.clients.connections import Connections, checked_address, host_of, 
 from rlm_wasm.clients.failures import NOT_JSON, Failure, broken, complaint, late, refused, shown
 from rlm_wasm.clients.keys import find_key, hide_key
 from rlm_wasm.clients.protocol import Message, Reply
-from rlm_wasm.clients.scripted import estimate_tokens
+from rlm_wasm.clients.texts import uncounted
 from rlm_wasm.errors import ClientError
 from rlm_wasm.prompts import RUN_PYTHON, Tool, ToolCall
 
@@ -337,9 +337,7 @@ def _read_reply(body: bytes, messages: Sequence[Message]) -> Reply:
     try:
         counts = msgspec.json.decode(answer.usage, type=_Counts)
     except NOT_JSON:
-        asked = estimate_tokens("".join(message.content for message in messages))
-        written = estimate_tokens(text + "".join(call.code for call in calls))
-        return Reply(text, asked, written, estimated=True, calls=calls)
+        return msgspec.structs.replace(uncounted(text, messages), calls=calls)
     return Reply(text, counts.prompt_tokens, counts.completion_tokens, calls=calls)
 
 

@@ -1,11 +1,15 @@
-"""A clock that a test winds itself, for the clients that wait."""
+"""A clock that a test winds itself, servers that play a provider, and an environment without keys."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Iterator
 
 import anyio
 import pytest
 
 from rlm_wasm.clients import Clock
+from tests.clients.server import ChatServer, Serve, Step
 
 
 class Watch:
@@ -26,3 +30,26 @@ class Watch:
 @pytest.fixture
 def watch() -> Watch:
     return Watch()
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    servers: list[ChatServer] = []
+
+    def start(*steps: Step) -> ChatServer:
+        servers.append(ChatServer(steps))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    prefixes = (
+        *("OPENAI_", "AZURE_", "LLM_", "ANTHROPIC_", "GEMINI_", "GOOGLE_"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    )
+    for name in [name for name in os.environ if name.upper().startswith(prefixes)]:
+        monkeypatch.delenv(name)

@@ -1,123 +1,26 @@
-"""OpenAIClient against a real HTTP server on loopback that speaks chat completions well and badly.
-
-Ends with the contract that every `Client` keeps.
-"""
+"""OpenAIClient against a real HTTP server on loopback that speaks chat completions well and badly."""
 
 from __future__ import annotations
 
 import email.utils
-import json
 import subprocess
 import sys
-import threading
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import Any
 
 import anyio
 import pytest
 
-from rlm_wasm.clients import Client, Message, OpenAIClient, ScriptedClient, failures
+from rlm_wasm.clients import Message, OpenAIClient, failures
 from rlm_wasm.clients import openai as openai_module
 from rlm_wasm.errors import ClientError
+from tests.clients.server import Asked, ChatServer, Handler, Serve, Step, answer, cut, drip, hang
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_backends]
 
 KEY = "sk-test-0123456789abcdef"
 HELLO = [Message("system", "You are brief."), Message("user", "hello")]
 USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
-
-
-class Asked(NamedTuple):
-    path: str
-    headers: Mapping[str, str]
-    body: dict[str, Any]
-
-
-Step = Callable[["Handler", Asked], None]
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: ChatServer
-
-    def setup(self) -> None:
-        super().setup()
-        self.server.connected()
-
-    def finish(self) -> None:
-        super().finish()
-        self.server.disconnected()
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        asked = Asked(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
-        self.server.requests.append(asked)
-        step = self.server.steps.popleft() if self.server.steps else answer(599, {"error": "the test has no step left"})
-        step(self, asked)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-class ChatServer(ThreadingHTTPServer):
-    """Answers each request by the next of its steps, and keeps what it was asked."""
-
-    daemon_threads = True
-    request_queue_size = 64  # with the usual 5, twenty calls at once wait a second for their SYN to be sent again
-
-    def __init__(self, steps: Sequence[Step]) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.steps = deque(steps)
-        self.requests: list[Asked] = []
-        self.released = threading.Event()
-        self._open = 0
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=partial(self.serve_forever, poll_interval=0.01), daemon=True)
-        self._thread.start()
-
-    @property
-    def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-    def connected(self) -> None:
-        with self._changed:
-            self._open += 1
-
-    def disconnected(self) -> None:
-        with self._changed:
-            self._open -= 1
-            self._changed.notify_all()
-
-    def all_disconnect(self) -> bool:
-        with self._changed:
-            return self._changed.wait_for(lambda: self._open == 0, timeout=10)
-
-    def close(self) -> None:
-        self.released.set()
-        self.shutdown()
-        self.server_close()
-        self._thread.join(timeout=10)
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        pass  # clients that hang up are part of these tests
-
-
-def answer(status: int, body: object, **headers: str) -> Step:
-    def step(handler: Handler, asked: Asked) -> None:
-        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        handler.send_response(status)
-        for name, value in {"Content-Type": "application/json", **headers}.items():
-            handler.send_header(name.replace("_", "-"), value)
-        handler.send_header("Content-Length", str(len(raw)))
-        handler.end_headers()
-        handler.wfile.write(raw)
-
-    return step
 
 
 def completion(text: str | None = "hi", usage: object = USAGE, finish_reason: str = "stop", **said: object) -> Step:
@@ -127,51 +30,6 @@ def completion(text: str | None = "hi", usage: object = USAGE, finish_reason: st
 
 def trouble(status: int, message: str, code: str | None = None, **headers: str) -> Step:
     return answer(status, {"error": {"message": message, "code": code, "type": "test"}}, **headers)
-
-
-def cut(handler: Handler, asked: Asked) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Type", "application/json")
-    handler.send_header("Content-Length", "1000")
-    handler.end_headers()
-    handler.wfile.write(b'{"choices": [')
-    handler.close_connection = True
-
-
-def hang(handler: Handler, asked: Asked) -> None:
-    handler.server.released.wait(timeout=30)
-    handler.close_connection = True
-
-
-def drip(handler: Handler, asked: Asked) -> None:
-    handler.send_response(200)
-    handler.send_header("Content-Length", "1000000")
-    handler.end_headers()
-    while not handler.server.released.wait(timeout=0.01):
-        handler.wfile.write(b" ")
-
-
-Serve = Callable[..., ChatServer]
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    servers: list[ChatServer] = []
-
-    def start(*steps: Step) -> ChatServer:
-        servers.append(ChatServer(steps))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
-
-
-@pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    prefixes = ("OPENAI_", "AZURE_", "LLM_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
-    for name in [name for name in openai_module.os.environ if name.upper().startswith(prefixes)]:
-        monkeypatch.delenv(name)
 
 
 class Clock:
@@ -676,54 +534,3 @@ def test_importing_and_making_a_client_imports_no_sdk() -> None:
     program = "import sys; from rlm_wasm.clients import OpenAIClient; OpenAIClient('m'); print('openai' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "False"
-
-
-# The contract of every Client
-
-
-def echo(handler: Handler, asked: Asked) -> None:
-    handler.server.steps.append(echo)
-    prompt = asked.body["messages"][-1]["content"]
-    step = trouble(400, "I was told to fail") if "fail" in prompt else completion(f"echo {prompt}")
-    step(handler, asked)
-
-
-@pytest.fixture(params=["openai", "scripted"])
-def client(request: pytest.FixtureRequest, serve: Serve) -> Client:
-    """A client that answers "echo" and the last message, and has no reply to one that holds "fail"."""
-    if request.param == "openai":
-        return OpenAIClient("test-model", base_url=serve(*[echo] * 30).base_url, timeout=30)
-    rules = [("fail", ClientError("I was told to fail")), ("", lambda prompt: f"echo {prompt}")]
-    return ScriptedClient(rules=rules, model="test-model")
-
-
-async def test_every_client_answers_and_counts(client: Client) -> None:
-    reply = await client.complete(HELLO)
-    assert reply.text == "echo hello"
-    assert reply.input_tokens > 0
-    assert reply.output_tokens > 0
-    assert client.model == "test-model"
-
-
-async def test_every_client_takes_any_sequence_of_messages_and_a_limit(client: Client) -> None:
-    talk = (*HELLO, Message("assistant", "hi"), Message("user", "bye"))
-    assert (await client.complete(talk, max_output_tokens=100)).text == "echo bye"
-
-
-async def test_every_client_raises_for_what_is_no_reply_and_answers_the_next(client: Client) -> None:
-    with pytest.raises(ClientError, match="I was told to fail"):
-        await client.complete([Message("user", "fail")])
-    assert (await client.complete(HELLO)).text == "echo hello"
-
-
-async def test_every_client_keeps_calls_at_once_apart(client: Client) -> None:
-    texts: dict[int, str] = {}
-
-    async def ask(number: int) -> None:
-        texts[number] = (await client.complete([Message("user", str(number))])).text
-
-    with anyio.fail_after(30):
-        async with anyio.create_task_group() as tasks:
-            for number in range(20):
-                tasks.start_soon(ask, number)
-    assert texts == {number: f"echo {number}" for number in range(20)}

@@ -1,0 +1,203 @@
+"""Asks Anthropic's Messages API, with prompt caching.
+
+Owns the translation to that API and back. The vendor's SDK (the extra `anthropic`) carries the bytes; it is imported
+on first use. Knows nothing of budgets or the loop.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from anyio import fail_after
+from anyio.abc import AsyncResource
+
+from rlm_wasm.clients.connections import Connections, checked_address, host_of, is_local
+from rlm_wasm.clients.failures import NOT_JSON, broken, late, refused, shown
+from rlm_wasm.clients.keys import find_key, hide_key
+from rlm_wasm.clients.protocol import Message, Reply
+from rlm_wasm.clients.texts import sendable, uncounted
+from rlm_wasm.errors import ClientError
+
+if TYPE_CHECKING:
+    from anthropic import AsyncAnthropic
+
+_VARIABLES = ("ANTHROPIC_API_KEY",)
+_OUTPUT_TOKENS = 8192  # the API wants a number; every model since Claude 3.5 can put out as much
+_CACHED = {"cache_control": {"type": "ephemeral"}}
+
+
+class AnthropicClient(AsyncResource):
+    """A `Client` for Claude by Anthropic's own API, under asyncio and trio. Needs the extra `rlm-wasm[anthropic]`.
+
+    `base_url` if not given is ANTHROPIC_BASE_URL, else Anthropic's own; `api_key` if not given is ANTHROPIC_API_KEY,
+    read on first use. `parameters` are further fields of every request: thinking, temperature, max_tokens (8192
+    without it). `timeout` is in seconds, for the whole call. System messages are sent first, wherever they stand.
+
+    The system prompt and the last message of a conversation are marked for the provider's cache, so that the next
+    iteration reads what came before at a tenth of the price; a single message is not, because to write the cache costs
+    a quarter more and nobody would read it. All three kinds of input tokens are counted alike, so that a price per
+    input token makes a cached conversation look dearer than it is.
+
+    Nothing is asked again by itself: `RetryingClient(AnthropicClient(...))` does. One instance may serve many tasks,
+    and one event loop after another. Connections are opened on first use, closed by `aclose()`, by `async with`, or
+    when their event loop ends. Raises ValueError for options that make no sense.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout: float = 600.0,  # reasoning models think for minutes before they say a word
+        parameters: Mapping[str, object] | None = None,
+    ) -> None:
+        if timeout <= 0:
+            raise ValueError("timeout must be more than 0 seconds")
+        if taken := {"model", "messages", "system", "stream"}.intersection(parameters or ()):
+            raise ValueError(f"parameters may not hold {', '.join(sorted(taken))}: the client decides it")
+        self._model = model
+        self._base_url = checked_address(
+            base_url or os.environ.get("ANTHROPIC_BASE_URL") or "https://api.anthropic.com"
+        )
+        self._api_key = api_key
+        self._timeout = timeout
+        self._parameters = dict(parameters or {})
+        self._connections = Connections("anthropic.resources.messages", self._open, _close)
+
+    @property
+    def model(self) -> str:
+        """The name under which its calls are counted and priced."""
+        return self._model
+
+    async def complete(self, messages: Sequence[Message], *, max_output_tokens: int | None = None) -> Reply:
+        """Ask once. `max_output_tokens` also counts what the model thinks.
+
+        Raises `ClientError` for anything that is not a reply, with status 400 where the prompt does not fit the
+        model's window; the SDK's error is its `__cause__`. No text of either holds the key.
+        """
+        try:
+            sdk = await self._connections.connect()
+        except ImportError as error:
+            raise ClientError("AnthropicClient needs Anthropic's SDK: pip install 'rlm-wasm[anthropic]'") from error
+        try:
+            return _read_reply(await self._ask(sdk, self._request(messages, max_output_tokens)), messages)
+        except ClientError as error:
+            hide_key(error, sdk.api_key or "")
+            raise
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop. Used again, the client opens new ones."""
+        await self._connections.aclose()
+
+    def __repr__(self) -> str:
+        return f"AnthropicClient(model={self._model!r}, host={host_of(self._base_url)!r})"
+
+    def _open(self) -> AsyncAnthropic:
+        import anthropic
+
+        local = is_local(self._base_url)
+        key = find_key(self._api_key, _VARIABLES) or ("no-key" if local else None)
+        if key is None:
+            raise ClientError(f"no key for {host_of(self._base_url)}: set {_VARIABLES[0]}, or pass api_key=")
+        # As in OpenAIClient: a server that is there accepts within seconds, and no proxy reaches this machine.
+        return anthropic.AsyncAnthropic(
+            api_key=key,
+            base_url=self._base_url,
+            timeout=anthropic.Timeout(None, connect=10),
+            max_retries=0,
+            http_client=anthropic.DefaultAsyncHttpxClient(trust_env=not local),
+        )
+
+    def _request(self, messages: Sequence[Message], max_output_tokens: int | None) -> dict[str, object]:
+        extra = dict(self._parameters)
+        own = extra.pop("max_tokens", None)
+        limits = [limit for limit in (own, max_output_tokens) if isinstance(limit, int)]
+        system = [_block(each.content) for each in messages if each.role == "system"]
+        chat = [(each.role, [_block(each.content)]) for each in messages if each.role != "system"]
+        if system:
+            system[-1] |= _CACHED
+        if len(messages) > 1 and chat and chat[-1][0] == "user":
+            chat[-1][1][-1] |= _CACHED
+        request: dict[str, object] = {
+            "model": self._model,
+            "messages": [{"role": role, "content": blocks} for role, blocks in chat],
+            "max_tokens": min(limits, default=_OUTPUT_TOKENS),
+            # extra_body, because the SDK's own arguments do not know what is newer than it.
+            "extra_body": extra,
+        }
+        return request | ({"system": system} if system else {})
+
+    async def _ask(self, sdk: AsyncAnthropic, request: Mapping[str, Any]) -> bytes:
+        import anthropic
+
+        host = host_of(self._base_url)
+        untyped: Any = sdk
+        try:
+            with fail_after(self._timeout):
+                answer = await untyped.messages.with_raw_response.create(**request)
+            return answer.http_response.content
+        except anthropic.APIStatusError as error:
+            text, keys = error.response.text, " or ".join(("api_key", *_VARIABLES))
+            failure = refused(error.status_code, error.response.headers, text, model=self._model, host=host, keys=keys)
+            raise failure.error() from error
+        except anthropic.APIConnectionError as error:
+            raise broken(host, error.__cause__ or error).error() from error
+        except TimeoutError as error:
+            raise late(host, self._timeout).error() from error
+
+
+class _Block(msgspec.Struct):
+    # Thinking and whatever else is newer have other fields, and are no part of the reply.
+    type: str
+    text: str = ""
+
+
+class _Body(msgspec.Struct):
+    content: list[_Block]
+    stop_reason: str | None = None
+    usage: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Counts(msgspec.Struct):
+    input_tokens: _Count
+    output_tokens: _Count
+    cache_creation_input_tokens: _Count | None = None
+    cache_read_input_tokens: _Count | None = None
+
+
+def _block(text: str) -> dict[str, object]:
+    return {"type": "text", "text": sendable(text)}
+
+
+def _read_reply(body: bytes, messages: Sequence[Message]) -> Reply:
+    """The reply in the body of an answer with status 200. Raises `ClientError` if there is none."""
+    start = body[:8000].decode(errors="replace")
+    try:
+        answer = msgspec.json.decode(body, type=_Body)
+    except NOT_JSON as error:
+        raise ClientError(f"the answer is no message of Anthropic's ({error}): {shown(start)}", status=200) from error
+    reason = answer.stop_reason
+    if reason == "refusal":
+        raise ClientError("the model refused to answer", status=200)
+    texts = [block.text for block in answer.content if block.type == "text"]
+    text = "".join(texts)
+    if not texts or (not text and reason == "max_tokens"):
+        hint = " (the output tokens were used up, perhaps by thinking)" if reason == "max_tokens" else ""
+        raise ClientError(f"the reply has no text, stop_reason {reason!r}{hint}", status=200)
+    try:
+        counts = msgspec.json.decode(answer.usage, type=_Counts)
+    except NOT_JSON:
+        return uncounted(text, messages)
+    cached = (counts.cache_creation_input_tokens or 0) + (counts.cache_read_input_tokens or 0)
+    return Reply(text, counts.input_tokens + cached, counts.output_tokens)
+
+
+async def _close(sdk: AsyncAnthropic) -> None:
+    await sdk.close()

@@ -1,0 +1,204 @@
+"""Asks Google's Gemini API.
+
+Owns the translation to that API and back. The vendor's SDK (the extra `gemini`) carries the bytes; it is imported on
+first use. Knows nothing of budgets or the loop.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from anyio import fail_after
+from anyio.abc import AsyncResource
+
+from rlm_wasm.clients.connections import Connections, checked_address, host_of, is_local
+from rlm_wasm.clients.failures import broken, late, refused, shown
+from rlm_wasm.clients.keys import find_key, hide_key
+from rlm_wasm.clients.protocol import Message, Reply
+from rlm_wasm.clients.texts import sendable, uncounted
+from rlm_wasm.errors import ClientError
+
+if TYPE_CHECKING:
+    import httpx2
+    from google.genai import Client as GenaiClient
+    from google.genai.types import GenerateContentConfig, GenerateContentResponse
+
+_VARIABLES = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
+_WHOLE = ("STOP", "MAX_TOKENS", "FINISH_REASON_UNSPECIFIED")
+# Where Google says how long to wait: in the body, not in a header (google.rpc.RetryInfo).
+_RETRY_DELAY = re.compile(r'"retryDelay":\s*"(\d{1,9}(?:\.\d+)?)s"')
+
+
+class GeminiClient(AsyncResource):
+    """A `Client` for Gemini by Google's own API, under asyncio and trio. Needs the extra `rlm-wasm[gemini]`.
+
+    `base_url` if not given is GOOGLE_GEMINI_BASE_URL, else Google's own; `api_key` if not given is GEMINI_API_KEY,
+    then GOOGLE_API_KEY, read on first use. `parameters` are further fields of the SDK's GenerateContentConfig:
+    temperature, thinking_config, max_output_tokens. `timeout` is in seconds, for the whole call. System messages are
+    sent as the system instruction, wherever they stand.
+
+    Google caches prompts that begin alike by itself; what was read from its cache is counted like other input tokens,
+    so that a price per input token makes such a conversation look dearer than it is. Thoughts count as output.
+
+    Nothing is asked again by itself: `RetryingClient(GeminiClient(...))` does. One instance may serve many tasks, and
+    one event loop after another. Connections are opened on first use, closed by `aclose()`, by `async with`, or when
+    their event loop ends. Raises ValueError for options that make no sense.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        api_key: str | None = None,
+        timeout: float = 600.0,  # reasoning models think for minutes before they say a word
+        parameters: Mapping[str, object] | None = None,
+    ) -> None:
+        if timeout <= 0:
+            raise ValueError("timeout must be more than 0 seconds")
+        if taken := {"system_instruction", "http_options", "tools"}.intersection(parameters or ()):
+            raise ValueError(f"parameters may not hold {', '.join(sorted(taken))}: the client decides it")
+        self._model = model
+        self._base_url = checked_address(
+            base_url or os.environ.get("GOOGLE_GEMINI_BASE_URL") or "https://generativelanguage.googleapis.com"
+        )
+        self._api_key = api_key
+        self._timeout = timeout
+        self._parameters = dict(parameters or {})
+        self._connections = Connections("google.genai", self._open, _close)
+
+    @property
+    def model(self) -> str:
+        """The name under which its calls are counted and priced."""
+        return self._model
+
+    async def complete(self, messages: Sequence[Message], *, max_output_tokens: int | None = None) -> Reply:
+        """Ask once. `max_output_tokens` also counts what the model thinks.
+
+        Raises `ClientError` for anything that is not a reply, with status 400 where the prompt does not fit the
+        model's window; the SDK's error is its `__cause__`. No text of either holds the key. Raises ValueError for
+        `parameters` that the SDK does not know.
+        """
+        try:
+            opened = await self._connections.connect()
+        except ImportError as error:
+            raise ClientError("GeminiClient needs Google's SDK: pip install 'rlm-wasm[gemini]'") from error
+        config = self._config(messages, max_output_tokens)
+        try:
+            return _read_reply(await self._ask(opened, config, messages), messages)
+        except ClientError as error:
+            hide_key(error, opened.key)
+            raise
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop. Used again, the client opens new ones."""
+        await self._connections.aclose()
+
+    def __repr__(self) -> str:
+        return f"GeminiClient(model={self._model!r}, host={host_of(self._base_url)!r})"
+
+    def _open(self) -> _Opened:
+        local = is_local(self._base_url)
+        key = find_key(self._api_key, _VARIABLES) or ("no-key" if local else None)
+        if key is None:
+            names = " or ".join(_VARIABLES)
+            raise ClientError(f"no key for {host_of(self._base_url)}: set {names}, or pass api_key=")
+        return _Opened(self._base_url, key, trust_env=not local)
+
+    def _config(self, messages: Sequence[Message], max_output_tokens: int | None) -> GenerateContentConfig:
+        from google.genai.types import GenerateContentConfig
+
+        fields: dict[str, Any] = {"automatic_function_calling": {"disable": True}, **self._parameters}
+        if max_output_tokens is not None:
+            own = fields.get("max_output_tokens")
+            fields["max_output_tokens"] = min(own, max_output_tokens) if isinstance(own, int) else max_output_tokens
+        if system := [sendable(each.content) for each in messages if each.role == "system"]:
+            fields["system_instruction"] = {"parts": [{"text": text} for text in system]}
+        return GenerateContentConfig(**fields)
+
+    async def _ask(
+        self, opened: _Opened, config: GenerateContentConfig, messages: Sequence[Message]
+    ) -> GenerateContentResponse:
+        import httpx2
+        from google.genai.errors import APIError
+
+        names = {"user": "user", "assistant": "model"}
+        chat: Any = [
+            {"role": names[each.role], "parts": [{"text": sendable(each.content)}]}
+            for each in messages
+            if each.role != "system"
+        ]
+        host = host_of(self._base_url)
+        models: Any = opened.sdk.aio.models  # its types name packages that are not installed
+        try:
+            with fail_after(self._timeout):
+                return await models.generate_content(model=self._model, contents=chat, config=config)
+        except APIError as error:
+            raise self._refusal(error) from error
+        except httpx2.HTTPError as error:
+            raise broken(host, error).error() from error
+        except TimeoutError as error:
+            raise late(host, self._timeout).error() from error
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+            # The SDK reads a body with status 200 as if it must be right.
+            why = shown(f"{type(error).__name__}: {error}")
+            raise ClientError(f"the answer is no response of Gemini's ({why})", status=200) from error
+
+    def _refusal(self, error: Any) -> ClientError:
+        text, headers = error.response.text, dict(error.response.headers)
+        if (told := _RETRY_DELAY.search(text)) and "retry-after" not in headers:
+            headers["retry-after"] = told[1]
+        keys = " or ".join(("api_key", *_VARIABLES))
+        return refused(error.code, headers, text, model=self._model, host=host_of(self._base_url), keys=keys).error()
+
+
+class _Opened:
+    """The SDK and its connections, which it does not close itself because they were handed to it."""
+
+    def __init__(self, base_url: str, key: str, *, trust_env: bool) -> None:
+        import httpx2
+        from google.genai import Client
+        from google.genai.types import HttpOptions
+
+        self.key = key
+        # Handed in, because the SDK's own belong to asyncio. The SDK gives every request a timeout of its own: none.
+        self._http: httpx2.AsyncClient = httpx2.AsyncClient(trust_env=trust_env)
+        options = HttpOptions(base_url=base_url, httpx_async_client=self._http)
+        # False, or an environment variable would turn it to Vertex AI.
+        self.sdk: GenaiClient = Client(vertexai=False, api_key=key, http_options=options)
+
+    async def close(self) -> None:
+        """Close the connections. The SDK's second, blocking client has none."""
+        self.sdk.close()
+        await self._http.aclose()
+
+
+def _read_reply(answer: GenerateContentResponse, messages: Sequence[Message]) -> Reply:
+    """The reply in an answer with status 200. Raises `ClientError` if there is none."""
+    if not answer.candidates:
+        blocked = answer.prompt_feedback and answer.prompt_feedback.block_reason
+        why = f"the prompt was blocked ({blocked.value})" if blocked else "its list of candidates is empty"
+        raise ClientError(f"the answer holds no reply: {why}", status=200)
+    candidate = answer.candidates[0]
+    reason = candidate.finish_reason.value if candidate.finish_reason else "STOP"
+    if reason not in _WHOLE:
+        raise ClientError(f"the server stopped the reply, finish_reason {reason!r}", status=200)
+    parts = (candidate.content.parts if candidate.content else None) or []
+    texts = [part.text for part in parts if part.text is not None and not part.thought]
+    text = "".join(texts)
+    if not texts or (not text and reason == "MAX_TOKENS"):
+        hint = " (the output tokens were used up, perhaps by thinking)" if reason == "MAX_TOKENS" else ""
+        raise ClientError(f"the reply has no text, finish_reason {reason!r}{hint}", status=200)
+    counts = answer.usage_metadata
+    if counts is None or not counts.prompt_token_count or counts.prompt_token_count < 0:
+        return uncounted(text, messages)
+    # What the cache held is in the prompt's count; thoughts are beside the candidates'.
+    output = (counts.candidates_token_count or 0) + (counts.thoughts_token_count or 0)
+    return Reply(text, counts.prompt_token_count + (counts.tool_use_prompt_token_count or 0), max(output, 0))
+
+
+async def _close(opened: _Opened) -> None:
+    await opened.close()

@@ -1,0 +1,152 @@
+"""Asks any server that takes JSON by POST and answers with JSON, in a form that the caller knows.
+
+Owns the request's way there and back and what a failure means. What is in it, in both directions, is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+from anyio import fail_after
+from anyio.abc import AsyncResource
+
+from rlm_wasm.clients.connections import Connections, checked_address, host_of, is_local
+from rlm_wasm.clients.failures import NOT_JSON, broken, late, refused, shown
+from rlm_wasm.clients.keys import hide_key
+from rlm_wasm.clients.protocol import Message, Reply
+from rlm_wasm.clients.texts import uncounted
+from rlm_wasm.errors import ClientError
+
+if TYPE_CHECKING:
+    import httpx2
+
+# Every other header may hold a key.
+_PLAIN_HEADERS = {"accept", "content-type", "user-agent"}
+
+
+class GenericClient(AsyncResource):
+    """A `Client` for a server with an API of its own, under asyncio and trio.
+
+    `build(messages, max_output_tokens)` gives what to send, JSON-like; `parse(body)` is given what came back, decoded,
+    and gives the reply's text, or a `Reply` where it knows the counts too (they are estimated otherwise). It may raise
+    whatever it likes for a body that holds no reply: that becomes a `ClientError`. A text that is no Unicode (a lone
+    surrogate) reaches `build` with question marks.
+
+    `url` is the whole address to POST to, `headers` go with every request and may hold the key. `timeout` is in
+    seconds, for the whole call. Nothing is asked again, which is what `RetryingClient` is for, and no redirect is
+    followed, because it would carry the key along.
+
+    One instance may serve many tasks, and one event loop after another. Connections are opened on first use, closed by
+    `aclose()`, by `async with`, or when their event loop ends. Raises ValueError for options that make no sense.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        url: str,
+        build: Callable[[Sequence[Message], int | None], object],
+        parse: Callable[[Any], str | Reply],
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 600.0,  # reasoning models think for minutes before they say a word
+    ) -> None:
+        if timeout <= 0:
+            raise ValueError("timeout must be more than 0 seconds")
+        for name, value in (headers or {}).items():
+            # The HTTP library would quote the value, and so the key, in its complaint.
+            if not (name.isascii() and name.isprintable() and value.isascii() and value.isprintable()):
+                raise ValueError(f"the header {name!r} holds a character that no header has")
+        self._model = model
+        self._url = checked_address(url, "url")
+        self._build = build
+        self._parse = parse
+        self._headers = {"Content-Type": "application/json", **(headers or {})}
+        self._timeout = timeout
+        self._connections = Connections("httpx2", self._open, _close)
+
+    @property
+    def model(self) -> str:
+        """The name under which its calls are counted and priced."""
+        return self._model
+
+    async def complete(self, messages: Sequence[Message], *, max_output_tokens: int | None = None) -> Reply:
+        """Ask once. Raises `ClientError` for anything that is not a reply; no text of it holds a header's value.
+
+        Raises what `build` raises, and TypeError where it or `parse` gives what it may not.
+        """
+        # A lone surrogate, which a broken corpus or the sandbox may hold, cannot be sent as UTF-8.
+        chat = [Message(each.role, each.content.encode(errors="replace").decode()) for each in messages]
+        sent = msgspec.json.encode(self._build(chat, max_output_tokens))
+        http = await self._connections.connect()
+        try:
+            return self._read_reply(await self._ask(http, sent), messages)
+        except ClientError as error:
+            for secret in sorted(self._secrets(), key=len, reverse=True):
+                hide_key(error, secret)
+            raise
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop. Used again, the client opens new ones."""
+        await self._connections.aclose()
+
+    def __repr__(self) -> str:
+        return f"GenericClient(model={self._model!r}, host={host_of(self._url)!r})"
+
+    def _open(self) -> httpx2.AsyncClient:
+        import httpx2
+
+        # As in OpenAIClient: a server that is there accepts within seconds, and no proxy reaches this machine.
+        timeout = httpx2.Timeout(None, connect=10)
+        return httpx2.AsyncClient(headers=self._headers, timeout=timeout, trust_env=not is_local(self._url))
+
+    async def _ask(self, http: httpx2.AsyncClient, sent: bytes) -> bytes:
+        import httpx2
+
+        host = host_of(self._url)
+        try:
+            with fail_after(self._timeout):
+                answer = await http.post(self._url, content=sent)
+        except httpx2.HTTPError as error:
+            raise broken(host, error).error() from error
+        except TimeoutError as error:
+            raise late(host, self._timeout).error() from error
+        if answer.is_success:
+            return answer.content
+        raise refused(
+            answer.status_code, answer.headers, answer.text, model=self._model, host=host, keys="headers="
+        ).error()
+
+    def _read_reply(self, body: bytes, messages: Sequence[Message]) -> Reply:
+        start = shown(body[:8000].decode(errors="replace"))
+        try:
+            answer = msgspec.json.decode(body)
+        except NOT_JSON as error:
+            raise ClientError(f"the answer is no JSON ({error}): {start}", status=200) from error
+        try:
+            reply = self._parse(answer)
+        except ClientError:
+            raise
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            raise ClientError(f"no reply was found in the answer ({why}): {start}", status=200) from error
+        if isinstance(reply, str):
+            return uncounted(reply, messages)
+        if not isinstance(reply, Reply):  # pyright: ignore[reportUnnecessaryIsInstance]: callers' functions are often untyped
+            raise TypeError(f"parse gives a str or a Reply, not {type(reply).__name__}")
+        return reply
+
+    def _secrets(self) -> set[str]:
+        """What may be a key: the headers' values and their words, and what the address holds besides the place."""
+        address = urlsplit(self._url)
+        secrets = {value for _, value in parse_qsl(address.query)} | {address.username or "", address.password or ""}
+        for name, value in self._headers.items():
+            if name.lower() not in _PLAIN_HEADERS:
+                secrets |= {value, *value.split()}
+        return secrets
+
+
+async def _close(http: httpx2.AsyncClient) -> None:
+    await http.aclose()
