@@ -1,0 +1,199 @@
+"""GeminiClient against a real HTTP server on loopback that plays Google's Gemini API."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Any
+
+import anyio
+import pytest
+
+from rlm_wasm.clients import GeminiClient, Message, Reply
+from rlm_wasm.errors import ClientError
+from tests.clients.server import ChatServer, Serve, Step, answer, cut, drip, hang
+
+pytestmark = [pytest.mark.anyio, pytest.mark.both_backends]
+
+KEY = "AIza-test-0123456789abcdef"
+HELLO = [Message("system", "You are brief."), Message("user", "hello")]
+USAGE = {"promptTokenCount": 11, "candidatesTokenCount": 7, "totalTokenCount": 18}
+
+
+def content(*parts: object, usage: object = USAGE, reason: str = "STOP", **more: object) -> Step:
+    shown = [{"text": part} if isinstance(part, str) else part for part in parts]
+    candidate = {"content": {"role": "model", "parts": shown}, "finishReason": reason, "index": 0}
+    return answer(200, {"candidates": [candidate], "usageMetadata": usage, "responseId": "new field", **more})
+
+
+def trouble(status: int, name: str, text: str, *details: object, **headers: str) -> Step:
+    body = {"error": {"code": status, "status": name, "message": text, "details": list(details)}}
+    return answer(status, body, **headers)
+
+
+def client_of(server: ChatServer, **options: Any) -> GeminiClient:
+    address = server.base_url.removesuffix("/v1")
+    return GeminiClient("gemini-test", **{"base_url": address, "api_key": KEY, "timeout": 30, **options})
+
+
+async def failure_of(server: ChatServer, **options: Any) -> ClientError:
+    async with client_of(server, **options) as client:
+        with pytest.raises(ClientError) as raised:
+            await client.complete(HELLO)
+    return raised.value
+
+
+async def test_a_request_carries_the_messages_the_parameters_and_the_key(serve: Serve) -> None:
+    server = serve(content("hi"))
+    talk = [*HELLO, Message("assistant", ""), Message("user", "a\ud800b")]
+    async with client_of(server, parameters={"temperature": 0, "thinking_config": {"thinking_budget": 5}}) as client:
+        assert await client.complete(talk, max_output_tokens=50) == Reply("hi", 11, 7)
+    (asked,) = server.requests
+    assert asked.path.endswith("/models/gemini-test:generateContent")
+    assert asked.headers["x-goog-api-key"] == KEY
+    assert asked.body["contents"] == [
+        {"role": "user", "parts": [{"text": "hello"}]},
+        {"role": "model", "parts": [{"text": "(empty)"}]},
+        {"role": "user", "parts": [{"text": "a?b"}]},
+    ]
+    assert asked.body["systemInstruction"]["parts"] == [{"text": "You are brief."}]
+    assert asked.body["generationConfig"].keys() == {"temperature", "maxOutputTokens", "thinkingConfig"}
+    assert asked.body["generationConfig"]["maxOutputTokens"] == 50
+
+
+async def test_the_smaller_of_two_limits_is_sent(serve: Serve) -> None:
+    server = serve(*[content("hi")] * 2)
+    async with client_of(server, parameters={"max_output_tokens": 100}) as client:
+        await client.complete(HELLO, max_output_tokens=50)
+        await client.complete(HELLO, max_output_tokens=500)
+    assert [asked.body["generationConfig"]["maxOutputTokens"] for asked in server.requests] == [50, 100]
+
+
+async def test_thoughts_are_counted_as_output_and_are_no_part_of_the_text(serve: Serve) -> None:
+    usage = {**USAGE, "thoughtsTokenCount": 100, "cachedContentTokenCount": 5, "toolUsePromptTokenCount": 2}
+    async with client_of(serve(content({"text": "hm", "thought": True}, "one, ", "two", usage=usage))) as client:
+        assert await client.complete(HELLO) == Reply("one, two", 13, 107)
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"promptTokenCount": 0}])
+async def test_counts_that_are_missing_are_estimated(serve: Serve, usage: object) -> None:
+    async with client_of(serve(content("12345678", usage=usage))) as client:
+        assert await client.complete([Message("user", "1234")]) == Reply("12345678", 1, 2, estimated=True)
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [
+        (content(), "no text, finish_reason 'STOP'"),
+        (content(reason="MAX_TOKENS"), "output tokens were used up"),
+        (content("half of", reason="SAFETY"), "finish_reason 'SAFETY'"),
+        (content("half of", reason="NEWER_THAN_THE_SDK"), "NEWER_THAN_THE_SDK"),
+        (answer(200, {"candidates": []}), "list of candidates is empty"),
+        (answer(200, {"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}}), "blocked (PROHIBITED_CONTENT)"),
+        (answer(200, b"<html>proxy</html>"), "no response of Gemini's"),
+        (answer(200, {"candidates": 1}), "no response of Gemini's"),
+        (answer(200, [1, 2]), "list of candidates is empty"),
+        (answer(200, b""), "list of candidates is empty"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:NEWER_THAN_THE_SDK")
+async def test_an_answer_that_is_no_reply_is_an_error_with_its_reason(serve: Serve, step: Step, reason: str) -> None:
+    error = await failure_of(serve(step))
+    assert reason in str(error)
+    assert (error.status, error.transient) == (200, False)
+
+
+RETRY_INFO = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34.5s"}
+TOO_LONG = "The input token count (9000) exceeds the maximum number of tokens allowed (8192)."
+
+
+@pytest.mark.parametrize(
+    ("step", "status", "transient", "text"),
+    [
+        (trouble(400, "INVALID_ARGUMENT", TOO_LONG), 400, False, "does not fit"),
+        (trouble(400, "INVALID_ARGUMENT", "API key not valid."), 400, False, "not valid"),
+        (trouble(401, "UNAUTHENTICATED", "no"), 401, False, "GEMINI_API_KEY or GOOGLE_API_KEY"),
+        (trouble(404, "NOT_FOUND", "models/gemini-test is not found"), 404, False, "does not serve the model"),
+        (trouble(429, "RESOURCE_EXHAUSTED", "slow down", RETRY_INFO), 429, True, "a pause of 34.5 s"),
+        (trouble(500, "INTERNAL", "oops"), 500, True, "oops"),
+        (trouble(503, "UNAVAILABLE", "The model is overloaded."), 503, True, "overloaded"),
+        (answer(502, b"<html>bad gateway</html>"), 502, True, "bad gateway"),
+        (answer(302, b"", Location="/elsewhere"), 302, False, "302"),
+    ],
+)
+async def test_an_error_carries_its_status_and_whether_it_may_pass(
+    serve: Serve, step: Step, status: int, transient: bool, text: str
+) -> None:
+    server = serve(step)
+    error = await failure_of(server)
+    assert (error.status, error.transient, len(server.requests)) == (status, transient, 1)
+    assert error.retry_after == (34.5 if status == 429 else None)
+    assert text in str(error)
+    assert error.__cause__ is not None
+
+
+async def test_a_broken_connection_may_pass_and_a_late_reply_may_not(serve: Serve) -> None:
+    server = serve(cut)
+    error = await failure_of(server)
+    assert (error.status, error.transient, len(server.requests)) == (None, True, 1)
+    for step in (hang, drip):
+        error = await failure_of(serve(step), timeout=0.1)
+        assert (error.status, error.transient) == (None, False)
+        assert "within 0.1 s" in str(error)
+
+
+@pytest.mark.parametrize(
+    "step", [trouble(401, "UNAUTHENTICATED", f"bad key {KEY}"), answer(200, f"you sent {KEY}".encode())]
+)
+async def test_a_key_that_the_server_quotes_is_in_no_text(serve: Serve, step: Step) -> None:
+    error = await failure_of(serve(step))
+    assert KEY[:12] not in "".join(traceback.format_exception(error)) + repr(error) + repr(error.__cause__)
+
+
+async def test_no_key_names_the_variables_to_set() -> None:
+    with pytest.raises(ClientError, match="GEMINI_API_KEY or GOOGLE_API_KEY"):
+        await GeminiClient("gemini-test").complete(HELLO)
+
+
+@pytest.mark.parametrize("name", ["GEMINI_API_KEY", "GOOGLE_API_KEY"])
+async def test_address_and_key_come_from_the_environment(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    server = serve(content("hi"))
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.base_url.removesuffix("/v1"))
+    monkeypatch.setenv("GOOGLE_GENAI_USE_VERTEXAI", "true")
+    monkeypatch.setenv(name, KEY)
+    async with GeminiClient("gemini-test", timeout=30) as client:
+        await client.complete(HELLO)
+    assert server.requests[0].headers["x-goog-api-key"] == KEY
+
+
+async def test_a_missing_sdk_is_told_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "google.genai", None)
+    with pytest.raises(ClientError, match=r"pip install 'rlm-wasm\[gemini\]'"):
+        await GeminiClient("gemini-test", api_key=KEY).complete(HELLO)
+
+
+async def test_parameters_that_the_sdk_does_not_know_are_refused(serve: Serve) -> None:
+    async with client_of(serve(), parameters={"temperatur": 0}) as client:
+        with pytest.raises(ValueError, match="temperatur"):
+            await client.complete(HELLO)
+
+
+@pytest.mark.parametrize(
+    "options", [{"base_url": "localhost"}, {"timeout": 0}, {"parameters": {"system_instruction": "brief"}}], ids=str
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        GeminiClient("gemini-test", **options)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.filterwarnings("error")
+def test_one_client_serves_one_event_loop_after_another_and_leaves_none_open(serve: Serve, backend: str) -> None:
+    server = serve(content("hi"), content("hi"))
+    client = client_of(server)
+    for _ in range(2):
+        assert anyio.run(client.complete, HELLO, backend=backend).text == "hi"
+        assert server.all_disconnect()
+    assert repr(client) == f"GeminiClient(model='gemini-test', host='127.0.0.1:{server.server_port}')"
