@@ -55,6 +55,10 @@ class ClientError(RLMError):
         self.retry_after = retry_after
 
 
+class RetrieverError(RLMError):
+    """A collection could not be searched, or what its back end sent is no answer. Its own error is `__cause__`."""
+
+
 class FunctionError(RLMError):
     """Raised by a caller's own host function: its text is shown to the code in the sandbox.
 

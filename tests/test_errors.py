@@ -12,6 +12,7 @@ TREE = {
     errors.RLMError: Exception,
     errors.LimitExceeded: errors.RLMError,
     errors.ClientError: errors.RLMError,
+    errors.RetrieverError: errors.RLMError,
     errors.FunctionError: errors.RLMError,
     errors.SandboxError: errors.RLMError,
     errors.SandboxStartError: errors.SandboxError,
