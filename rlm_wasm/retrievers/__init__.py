@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlm_wasm.retrievers.embedded import EmbeddedRetriever
 from rlm_wasm.retrievers.fusion import fused
 from rlm_wasm.retrievers.offered import offered
 from rlm_wasm.retrievers.protocol import Document, Embed, Filters, Hit, HybridRetriever, Retriever, VectorRetriever
@@ -9,6 +10,7 @@ from rlm_wasm.retrievers.protocol import Document, Embed, Filters, Hit, HybridRe
 __all__ = [
     "Document",
     "Embed",
+    "EmbeddedRetriever",
     "Filters",
     "Hit",
     "HybridRetriever",
