@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlm_wasm.retrievers.elasticsearch import ElasticsearchRetriever
 from rlm_wasm.retrievers.embedded import EmbeddedRetriever
 from rlm_wasm.retrievers.fusion import fused
 from rlm_wasm.retrievers.offered import offered
@@ -9,6 +10,7 @@ from rlm_wasm.retrievers.protocol import Document, Embed, Filters, Hit, HybridRe
 
 __all__ = [
     "Document",
+    "ElasticsearchRetriever",
     "Embed",
     "EmbeddedRetriever",
     "Filters",

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import heapq
 import json
-import math
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import anyio
 import msgspec
@@ -24,8 +23,9 @@ from anyio.to_thread import run_sync
 
 from rlm_wasm.errors import RetrieverError
 from rlm_wasm.retrievers.collection import Documents, Paths, documents_in, documents_of
+from rlm_wasm.retrievers.filters import wanted
 from rlm_wasm.retrievers.fusion import depth, fused
-from rlm_wasm.retrievers.protocol import Document, Embed, Filters, FilterValue, Hit
+from rlm_wasm.retrievers.protocol import Document, Embed, Filters, Hit
 from rlm_wasm.retrievers.terms import Terms, terms_of
 from rlm_wasm.retrievers.vectors import embedded, packed, similarities
 from rlm_wasm.sandbox.values import well_formed
@@ -143,14 +143,14 @@ class EmbeddedRetriever(AsyncResource):
         terms = terms_of(query)
         if not terms.words and not terms.phrases:
             return []
-        return await self._run(partial(_by_words, match=_match(terms), k=k, filters=filters or {}))
+        return await self._run(partial(_by_words, match=_match(terms), k=k, filters=filters))
 
     async def vector_search(self, query: str, k: int = 10, filters: Filters | None = None) -> list[Hit]:
         """The `k` best documents by cosine similarity (-1 to 1). Raises ValueError without `embed`, RetrieverError."""
         if self._embed is None:
             raise ValueError("this EmbeddedRetriever was made without embed, and has no vectors")
         [vector] = await embedded(self._embed, [well_formed(query)])
-        return await self._run(partial(_by_vectors, wanted=packed(vector), k=k, filters=filters or {}))
+        return await self._run(partial(_by_vectors, query=packed(vector), k=k, filters=filters))
 
     async def hybrid_search(self, query: str, k: int = 10, filters: Filters | None = None) -> list[Hit]:
         """The `k` best documents of both rankings, by reciprocal-rank fusion. Raises as `vector_search` does."""
@@ -257,25 +257,25 @@ def _match(terms: Terms) -> str:
     return " OR ".join(f'"{term}"' for term in (*terms.phrases, *terms.words))
 
 
-def _by_words(connection: sqlite3.Connection, *, match: str, k: int, filters: Filters) -> list[Hit]:
+def _by_words(connection: sqlite3.Connection, *, match: str, k: int, filters: Filters | None) -> list[Hit]:
     condition, values = _condition(filters)
     best = connection.execute(_BEST.format(condition=condition), (match, *values, k)).fetchall()
     numbers = json.dumps([number for number, _ in best])
     return _hits(best, connection.execute(_SNIPPETS, (_PREVIEW_TOKENS, match, numbers)))
 
 
-def _by_vectors(connection: sqlite3.Connection, *, wanted: bytes, k: int, filters: Filters) -> list[Hit]:
+def _by_vectors(connection: sqlite3.Connection, *, query: bytes, k: int, filters: Filters | None) -> list[Hit]:
     condition, values = _condition(filters)
     rows = connection.execute(f"SELECT number, vector FROM documents WHERE {condition}", values)
     # the smaller number first where two are alike
-    best = heapq.nlargest(k, _compared(rows, wanted), key=lambda scored: (scored[1], -scored[0]))
+    best = heapq.nlargest(k, _compared(rows, query), key=lambda scored: (scored[1], -scored[0]))
     numbers = json.dumps([number for number, _ in best])
     return _hits(best, connection.execute(_BEGINNINGS, (_PREVIEW_CHARS, numbers)))
 
 
-def _compared(rows: sqlite3.Cursor, wanted: bytes) -> Iterator[tuple[int, float]]:
+def _compared(rows: sqlite3.Cursor, query: bytes) -> Iterator[tuple[int, float]]:
     while batch := rows.fetchmany(_BATCH):
-        scores = similarities(wanted, [vector for _, vector in batch])
+        scores = similarities(query, [vector for _, vector in batch])
         yield from ((number, score) for (number, _), score in zip(batch, scores, strict=True))
 
 
@@ -293,18 +293,14 @@ def _document(connection: sqlite3.Connection, *, id: str) -> Document | None:
     return None if row is None else Document(id, row[0], msgspec.json.decode(row[1]))
 
 
-def _condition(filters: Filters) -> tuple[str, list[Any]]:
+def _condition(filters: Filters | None) -> tuple[str, list[str]]:
     """Filters as SQL, and the values to bind. No text of a filter is in the SQL."""
     conditions: list[str] = ["TRUE"]
-    values: list[Any] = []
-    for field, wanted in filters.items():
-        several: list[FilterValue] = list(wanted) if isinstance(wanted, (list, tuple)) else [wanted]  # pyright: ignore
-        conditions.append(_MISSING_OR_ONE_OF if None in several else _ONE_OF)
-        # metadata has no infinities, and nothing is equal to what is not a number
-        present = [each for each in several if not isinstance(each, float) or math.isfinite(each)]
-        name = well_formed(field)
-        values += [name, name] if None in several else [name]
-        values.append(well_formed(json.dumps(present, ensure_ascii=False)))
+    values: list[str] = []
+    for each in wanted(filters):
+        conditions.append(_MISSING_OR_ONE_OF if each.missing else _ONE_OF)
+        values += [each.field] * (2 if each.missing else 1)
+        values.append(json.dumps(each.values, ensure_ascii=False))
     return " AND ".join(conditions), values
 
 
