@@ -11,6 +11,8 @@ reach and change all of it; what holds the prisoner is outside (deno/realm.ts, d
 import ast
 import asyncio
 import builtins
+import importlib.abc
+import importlib.machinery
 import inspect
 import itertools
 import json
@@ -83,6 +85,8 @@ CALLABLES = (
     *("range", "repr", "round", "set", "sorted", "str", "sum", "tuple", "type", "zip"),
 )
 real_builtins = {name: getattr(builtins, name) for name in (*BUILTINS, *CALLABLES)}
+# Python that the host has sent, by the name of the module
+library = {}
 # what equipment has asked for: functions to be called after each cell
 after_cell = []
 # the full text of what each cell has written; the oldest go when they are too much together
@@ -119,7 +123,9 @@ def connect(bridge, settings):
     rlm_threads.Waits.spawn, rlm_threads.Waits.wait = bridge.spawn, wait
     rlm_threads.Waits.park, rlm_threads.Waits.wake = bridge.park, bridge.wake
     Cell.max_chars, Cell.max_words = settings["output_chars"], settings.get("output_words")
-    Cell.keep, Cell.mark = settings.get("output_keep") or "both", settings.get("output_mark") or MARK
+    Cell.keep = settings.get("output_keep") or "both"
+    mark = settings.get("output_mark")
+    Cell.mark = MARK if mark is None else mark
     Cell.echo = settings.get("echo") is not False
     sys.stdout, sys.stderr = stdout, stderr
     # the state in the image is the same for all sandboxes that start from it
@@ -137,21 +143,35 @@ def reserve(name, value):
 
 
 def equip(name):
-    """Run the Python that was loaded as the text `name`, as a module of that name, and give the REPL its `__all__`.
+    """Do what a JSON text that was loaded says: keep `library`, modules that can be imported, and run `modules`.
 
-    True, or why it could not be done.
+    Both are `[[name, source], ...]`; the names in the `__all__` of those that are run become names of the REPL. True,
+    or why it could not be done.
     """
-    module = sys.modules[name] = ModuleType(name)
     try:
-        source = namespace.pop(name)
-        filename = f"<{name}>"
-        linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-        exec(compile(source, filename, "exec", dont_inherit=True), module.__dict__)
-        for public in module.__all__:
-            reserve(public, getattr(module, public))
+        wanted = json.loads(namespace.pop(name))
+        library.update(wanted["library"])
+        library.update(wanted["modules"])
+        for module_name, _ in wanted["modules"]:
+            sys.modules.pop(module_name, None)
+            module = importlib.import_module(module_name)
+            for public in module.__all__:
+                reserve(public, getattr(module, public))
     except BaseException as exception:
         return rlm_values.well_formed(f"{class_name(exception)}: {exception}")[:1000]
     return True
+
+
+class Library(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds and runs the modules that the host has sent, as the import system wants it."""
+
+    def find_spec(self, name, path=None, target=None):
+        return importlib.machinery.ModuleSpec(name, self) if name in library else None
+
+    def exec_module(self, module):
+        source, filename = library[module.__name__], f"<{module.__name__}>"
+        linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+        exec(compile(source, filename, "exec", dont_inherit=True), module.__dict__)
 
 
 def put_back():
@@ -475,6 +495,7 @@ def get(name):
 
 def prepare():
     """Everything that needs no JavaScript function; what it does is in the memory image."""
+    sys.meta_path.insert(0, Library())
     # in the image it is zeros, which take no room, nor does it take memory before it is given up
     Cell.reserve = bytearray(RESERVE)
     names = {"FINAL": FINAL, "FINAL_VAR": FINAL_VAR, "SHOW_VARS": SHOW_VARS, "exit": end_cell, "quit": end_cell}

@@ -3,12 +3,28 @@
 The names below are the public face, in the order in which to read the package.
 """
 
-from rlm_wasm.clients import Client, Message, OpenAIClient, Reply, ScriptedClient
+from rlm_wasm.citations import Citation
+from rlm_wasm.clients import (
+    AnthropicClient,
+    CachedClient,
+    Client,
+    FallbackClient,
+    GeminiClient,
+    GenericClient,
+    Message,
+    OpenAIClient,
+    RateLimitedClient,
+    Reply,
+    RetryingClient,
+    ScriptedClient,
+)
+from rlm_wasm.dialects import DIALECTS, Dialect, Offer
 from rlm_wasm.errors import (
     ClientError,
     FunctionError,
     LimitExceeded,
     ProtocolError,
+    RetrieverError,
     RLMError,
     SandboxCrashed,
     SandboxError,
@@ -16,7 +32,10 @@ from rlm_wasm.errors import (
     SandboxTimeout,
 )
 from rlm_wasm.events import Event
+from rlm_wasm.guards import Guards
+from rlm_wasm.inside.documents import Context
 from rlm_wasm.limits import Limits, Price, Usage
+from rlm_wasm.retrievers import ElasticsearchRetriever, EmbeddedRetriever, Retriever
 from rlm_wasm.rlm import RLM
 from rlm_wasm.router import Profile, Routed, Router
 from rlm_wasm.sandbox import Executed, Isolation, Sandbox, SandboxOptions, SandboxPool
@@ -25,26 +44,43 @@ from rlm_wasm.trajectory import Call, CellRun, Completion, Iteration
 __version__ = "0.1.0"
 
 __all__ = [
+    "DIALECTS",
     "RLM",
+    "AnthropicClient",
+    "CachedClient",
     "Call",
     "CellRun",
+    "Citation",
     "Client",
     "ClientError",
     "Completion",
+    "Context",
+    "Dialect",
+    "ElasticsearchRetriever",
+    "EmbeddedRetriever",
     "Event",
     "Executed",
+    "FallbackClient",
     "FunctionError",
+    "GeminiClient",
+    "GenericClient",
+    "Guards",
     "Isolation",
     "Iteration",
     "LimitExceeded",
     "Limits",
     "Message",
+    "Offer",
     "OpenAIClient",
     "Price",
     "Profile",
     "ProtocolError",
     "RLMError",
+    "RateLimitedClient",
     "Reply",
+    "Retriever",
+    "RetrieverError",
+    "RetryingClient",
     "Routed",
     "Router",
     "Sandbox",

@@ -112,7 +112,7 @@ def final_is_literal(code: str) -> bool:
 
 
 # At the beginning of a line, perhaps in bold. `FINAL_VAR: name` is Python too, an annotation, and does nothing.
-_COLON = re.compile(r"^[ \t*_]*FINAL(?:(?P<var>_VAR)[*_ ]*:[ \t*`]*(?P<name>\w*)|[*_ ]*:(?P<text>))", re.MULTILINE)
+_COLON = re.compile(r"^[ \t*_]*FINAL(?:(?P<var>_VAR)[*_ ]*:[ \t*`]*(?P<name>\w*)|[*_ ]*:[*_]*(?P<text>))", re.MULTILINE)
 _FENCED = re.compile(r"^[ \t]*(?:```|~~~)", re.MULTILINE)
 
 _THOUGHT = re.compile(r"(?:\s*<(think|thinking)>.*?(?:</\1>|(?P<endless>\Z)))+\s*", re.IGNORECASE | re.DOTALL)

@@ -22,6 +22,7 @@ from rlm_wasm.dialects import HOUSE, Dialect
 from rlm_wasm.events import Listener
 from rlm_wasm.guards import Guards
 from rlm_wasm.limits import DEFAULT_PRICES, Budget, Limits, Price
+from rlm_wasm.retrievers import Retriever, offered
 from rlm_wasm.run import Run, Shared
 from rlm_wasm.sandbox import SandboxOptions, SandboxPool
 from rlm_wasm.trajectory import Completion
@@ -41,9 +42,9 @@ class RLM:
     the convention of names, fences and ways to finish that the root model knows: one of `DIALECTS` by its name, or a
     `Dialect`; `act` says otherwise than it how code is carried, in "fences" or by the native "tool" `run_python`.
     `guards` stand between a model and an answer that rests on nothing. `functions` are the caller's own host functions
-    that cells may call. `prices` are added to `DEFAULT_PRICES`, US dollars per million tokens by model name. `sandbox`
-    chooses the sandboxes' options. `max_concurrency` is how many model calls, and how many children of one batch, run
-    at once. `listeners` hear every event of every run.
+    that cells may call; `retriever` gives them `search` and `get_document` too. `prices` are added to `DEFAULT_PRICES`,
+    US dollars per million tokens by model name. `sandbox` chooses the sandboxes' options. `max_concurrency` is how many
+    model calls, and how many children of one batch, run at once. `listeners` hear every event of every run.
 
     As a context manager (`async with RLM(...) as rlm`) it keeps `warm` sandboxes booted between its runs; otherwise
     each run starts its own. `pool` lends sandboxes from elsewhere: one that was opened with `options=rlm.sandbox` of an
@@ -61,6 +62,7 @@ class RLM:
         guards: Guards | None = None,
         limits: Limits | None = None,
         functions: Mapping[str, Callable[..., Any]] | None = None,
+        retriever: Retriever | None = None,
         prices: Mapping[str, Price] | None = None,
         sandbox: SandboxOptions | None = None,
         pool: SandboxPool | None = None,
@@ -85,7 +87,7 @@ class RLM:
         self.limits = limits or Limits()
         if functions is not None and not isinstance(functions, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"functions must map names to functions, and is a {type(functions).__name__}")
-        self.own_functions = dict(functions or {})
+        self.own_functions = {**({} if retriever is None else offered(retriever)), **(functions or {})}
         self.prices = {**DEFAULT_PRICES, **(prices or {})}
         self.max_concurrency = max_concurrency
         self.listeners = tuple(listeners)

@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import anyio
+import anyio.to_thread
 import msgspec
 
-from rlm_wasm import contexts, prompts
+from rlm_wasm import citations, contexts, prompts
 from rlm_wasm.bridge import Bridge, ChildAsked, Models, describe_functions
 from rlm_wasm.clients.protocol import Reply
 from rlm_wasm.conversation import Conversation
@@ -123,6 +124,7 @@ class Run:
         self._errors_in_a_row = 0
         self._refused_literal = False
         self._partial: Any = None
+        self._citations: tuple[citations.Citation, ...] = ()
         self._printed: list[str] = []
         self._told_lost: tuple[str, ...] = ()
         self.completed: Completion | None = None
@@ -179,6 +181,7 @@ class Run:
             depth=self._depth,
             partial=self._partial,
             limit=limit,
+            citations=self._citations,
         )
         return self.completed
 
@@ -213,7 +216,7 @@ class Run:
         async with shared.pool.lend(functions) as sandbox:
             sandbox.on_print = self._heard
             await sandbox.load(context=self._context.value)
-            await sandbox.equip(**dict(self._dialect.equipment))
+            await sandbox.equip(self._dialect.equipment, self._dialect.library)
             look = await self._first_look(sandbox)
             self._conversation.messages = prompts.first(
                 self._system(sandbox), self._question, self._context.description, self._dialect, look
@@ -225,6 +228,7 @@ class Run:
                     await self._iterate(sandbox, number)
                 raise Stopped("iterations", LimitExceeded("iterations", number, self._limits.iterations))
             except Finished as finished:
+                await self._cite(sandbox)
                 return finished.value, "final", None
             except Stopped as stopped:
                 return await self._closing_answer(sandbox, stopped), stopped.by, stopped.limit
@@ -245,6 +249,18 @@ class Run:
         if not self._dialect.first_look:
             return ""
         return self._shown(await self._run_cell(sandbox, self._dialect.first_look, []), number=1, of=1)
+
+    async def _cite(self, sandbox: Sandbox) -> None:
+        """Look whether what the answer is said to rest on stands in the context. A failure costs only the citations."""
+        if not self._dialect.citations:
+            return
+        try:
+            cited = await sandbox.get(self._dialect.citations)
+            if isinstance(cited, list) and cited:
+                given = cast("list[object]", cited)
+                self._citations = await anyio.to_thread.run_sync(citations.check, given, self._context.value)
+        except (SandboxError, KeyError, TypeError):
+            return
 
     async def _iterate(self, sandbox: Sandbox, number: int) -> None:
         """One reply, its code, one observation. Raises Finished or Stopped."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from rlm_wasm.citations import Citation
 from rlm_wasm.errors import LimitExceeded
 from rlm_wasm.limits import Usage
 from rlm_wasm.sandbox import Executed
@@ -62,7 +63,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     stopped before it had one. `stopped_by` is "final", or the limit that ended it. After a stop other than "final",
     `response` is the best answer that the model could give from what it had seen, if there was one, and `partial` what
     else came nearest (a refused FINAL, a reply that did not fit the type). `usage` includes the children's, `seconds`
-    is by the clock.
+    is by the clock. `citations` are the passages that the answer is said to rest on, each looked for in the context.
     """
 
     question: str
@@ -75,6 +76,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     depth: int = 0
     partial: Any = None
     limit: LimitExceeded | None = None
+    citations: tuple[Citation, ...] = ()
 
     @property
     def children(self) -> tuple[Completion, ...]:

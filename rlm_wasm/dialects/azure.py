@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlm_wasm.dialects.dialect import Dialect, Offer, inside
+from rlm_wasm.dialects.dialect import HELPERS, Dialect, Offer, inside
 from rlm_wasm.dialects.house import RULES, SURROUNDINGS
 
 SYSTEM = f"""\
@@ -34,7 +34,9 @@ AZURE = Dialect(
         Offer("`llm_query(prompt) -> str`: asks a model that sees only the prompt."),
         Offer("`llm_query_batched(prompts) -> list[str]`: asks many at once, answers in order."),
     ),
-    equipment=inside("protected", "azure"),
+    equipment=inside("protected", "helpers", "azure"),
+    library=HELPERS,
+    citations="used_sections",
     act="tool",
     finish="Final = value",
     answer_name="Final",

@@ -27,12 +27,13 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     `opening` is the first user message, a format of `question`, `description` and `context`. `offers` are the lines of
     `offers`, in order.
 
-    `equipment` is Python for inside, by module name (see `Sandbox.equip`): it gives the REPL the dialect's names, and
-    its ways to finish that are variables. `context` is the name of the variable that holds the context. `act`: code in
-    "fences", or in calls of the one native "tool", `run_python`. `together`: all blocks of a reply run as one cell.
-    `first_look`: a cell that is run before the first reply, whose output stands under the opening. `finish` is how an
-    answer is given, in code, and `answer_name` what it is given to: for the messages that refuse one. `colon_finish`: a
-    reply without code may say `FINAL: answer` or `FINAL_VAR: name`.
+    `equipment` and `library` are Python for inside, `(module, source)` of each (see `Sandbox.equip`): they give the
+    REPL the dialect's names, and its ways to finish that are variables. `citations` is the name of the variable that
+    holds what an answer rests on, "" if there is none. `context` is the name of the variable that holds the context.
+    `act`: code in "fences", or in calls of the one native "tool", `run_python`. `together`: all blocks of a reply run
+    as one cell. `first_look`: a cell that is run before the first reply, whose output stands under the opening.
+    `finish` is how an answer is given, in code, and `answer_name` what it is given to: for the messages that refuse
+    one. `colon_finish`: a reply without code may say `FINAL: answer` or `FINAL_VAR: name`.
 
     `output_chars`, `output_words`, `output_keep`, `output_mark` and `echo` are as in `SandboxOptions`. `shown` is one
     cell's output as the model reads it, a format of `title`, `output` and `limit`; `shown_cut` and `shown_empty` the
@@ -45,6 +46,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     opening: str
     offers: tuple[Offer, ...]
     equipment: tuple[tuple[str, str], ...] = ()
+    library: tuple[tuple[str, str], ...] = ()
+    citations: str = ""
     context: str = "context"
     act: Literal["fences", "tool"] = "fences"
     together: bool = False
@@ -94,3 +97,7 @@ def inside(*names: str) -> tuple[tuple[str, str], ...]:
     """Modules of `rlm_wasm/inside` as equipment: `rlm_NAME` and its source."""
     folder = resources.files("rlm_wasm.inside")
     return tuple((f"rlm_{name}", folder.joinpath(f"{name}.py").read_text("utf-8")) for name in names)
+
+
+HELPERS = inside("documents", "asking", "schemas", "json_replies")
+"""The library of `rlm_wasm/inside/helpers.py`."""

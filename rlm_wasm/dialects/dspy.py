@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlm_wasm.dialects.dialect import Dialect, inside
+from rlm_wasm.dialects.dialect import HELPERS, Dialect, inside
 from rlm_wasm.dialects.house import LLM_QUERY, LLM_QUERY_BATCHED, RULES, SURROUNDINGS
 
 SYSTEM = f"""\
@@ -27,7 +27,9 @@ DSPY = Dialect(
     system=SYSTEM,
     opening="{question}\n\nIn the REPL, {description}. Begin by looking at the input.",
     offers=(LLM_QUERY, LLM_QUERY_BATCHED),
-    equipment=inside("protected", "dspy"),
+    equipment=inside("protected", "helpers", "dspy"),
+    library=HELPERS,
+    citations="used_sections",
     finish="SUBMIT(field=value)",
     answer_name="SUBMIT",
     echo=False,

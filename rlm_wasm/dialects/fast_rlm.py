@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlm_wasm.dialects.dialect import Dialect, Offer, inside
+from rlm_wasm.dialects.dialect import HELPERS, Dialect, Offer, inside
 from rlm_wasm.dialects.house import RULES, SURROUNDINGS
 
 SYSTEM = f"""\
@@ -38,7 +38,9 @@ FAST_RLM = Dialect(
             child=True,
         ),
     ),
-    equipment=inside("protected", "fast_rlm"),
+    equipment=inside("protected", "helpers", "fast_rlm"),
+    library=HELPERS,
+    citations="used_sections",
     together=True,
     first_look=(
         "if isinstance(context, str):\n"

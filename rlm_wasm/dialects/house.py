@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlm_wasm.dialects.dialect import Dialect, Offer, inside
+from rlm_wasm.dialects.dialect import HELPERS, Dialect, Offer, inside
 
 RULES = """\
 How to work: look first, then decide. What code can do exactly (search, count, split, sort, compare) do by code. What \
@@ -64,6 +64,13 @@ HOUSE = Dialect(
         ),
         Offer("`rlm_query_batched(questions, contexts=None) -> list`: several children at once.", child=True),
         BUDGET,
+        Offer(
+            "`ctx.find(pattern, regex=False)`, `ctx.chunk(size, overlap=0)`, `ask_chunks(question, chunks)`, "
+            "`llm_query_json(prompt, schema)`: to find, to cut, to ask one question of many pieces, to get JSON."
+        ),
+        Offer("`cite(text)`: notes a passage, word for word, that the answer rests on."),
     ),
-    equipment=inside("protected"),
+    equipment=inside("protected", "helpers"),
+    library=HELPERS,
+    citations="used_sections",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlm_wasm.dialects.dialect import Dialect, Offer, inside
+from rlm_wasm.dialects.dialect import HELPERS, Dialect, Offer, inside
 from rlm_wasm.dialects.house import BUDGET, RULES, SURROUNDINGS
 
 SYSTEM = f"""\
@@ -30,7 +30,9 @@ PRIME = Dialect(
         Offer("`await rlm(task, context=None)`: a child that works as you do, over data of its own.", child=True),
         BUDGET,
     ),
-    equipment=inside("protected", "answer", "prime"),
+    equipment=inside("protected", "helpers", "answer", "prime"),
+    library=HELPERS,
+    citations="used_sections",
     finish='answer["content"] = value; answer["ready"] = True',
     answer_name="answer",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlm_wasm.dialects.dialect import Dialect, Offer, inside
+from rlm_wasm.dialects.dialect import HELPERS, Dialect, Offer, inside
 from rlm_wasm.dialects.house import RULES, SURROUNDINGS
 
 SYSTEM = f"""\
@@ -39,7 +39,9 @@ PYRLM = Dialect(
         ),
         Offer("`rlm_query(question, context)`: a child over a part of the text, with a REPL of its own.", child=True),
     ),
-    equipment=inside("protected", "documents", "asking", "pyrlm"),
+    equipment=inside("protected", "helpers", "pyrlm"),
+    library=HELPERS,
+    citations="used_sections",
     finish="FINAL(value)",
     colon_finish=True,
 )

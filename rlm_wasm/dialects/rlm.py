@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlm_wasm.dialects.dialect import Dialect, Offer, inside
+from rlm_wasm.dialects.dialect import HELPERS, Dialect, Offer, inside
 from rlm_wasm.dialects.house import LLM_QUERY, LLM_QUERY_BATCHED, RULES, SURROUNDINGS
 
 SYSTEM = f"""\
@@ -44,7 +44,9 @@ RLM = Dialect(
         ),
         Offer("`rlm_query_batched(prompts, model=None) -> list`: several children at once.", child=True),
     ),
-    equipment=inside("protected", "answer"),
+    equipment=inside("protected", "helpers", "answer"),
+    library=HELPERS,
+    citations="used_sections",
     finish='answer["content"] = value; answer["ready"] = True',
     answer_name="answer",
     output_chars=20_000,

@@ -1,4 +1,4 @@
-"""What rlm-on-azure offers in its REPL: `Final`, `used_sections`, and `rlm_query` with a part of the text."""
+"""What rlm-on-azure offers in its REPL: `Final`, and `rlm_query` with a part of the text."""
 
 # `rlm_host` is made by the sandbox; on the host there is no such module.
 # pyright: reportMissingImports=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -12,7 +12,7 @@ import rlm_host
 
 __all__ = ["rlm_query"]
 
-rlm_host.namespace().update(Final=None, used_sections=[])
+rlm_host.namespace()["Final"] = None
 
 
 def rlm_query(question: str, sub_context: Any = None, *, context: Any = None) -> Any:

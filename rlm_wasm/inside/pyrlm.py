@@ -12,22 +12,40 @@ from typing import Any
 import rlm_host
 from rlm_documents import Context
 
-__all__ = ["lenP", "llm_batch", "llm_query", "llm_query_batch"]
+__all__ = ["ctx", "lenP", "llm_batch", "llm_query", "llm_query_batch"]
 
 
-def _equip() -> None:
+def _equip() -> Any:
     names = rlm_host.namespace()
     given = names.get("context")
     if isinstance(given, dict):
         given = [(str(key), str(value)) for key, value in given.items()]
     several = isinstance(given, (list, tuple))
     ctx = Context.from_documents(given) if several else Context.from_text("" if given is None else str(given))
-    names.update(P=ctx.text, ctx=ctx)
+    names["P"] = ctx.text
     rlm_host.protect("P")
-    rlm_host.protect("ctx")
+    return ctx
 
 
-_equip()
+ctx = _equip()
+
+
+def _searching(name: str) -> Any:
+    def search(query: str, top_k: int = 10, filters: Any = None) -> list[dict[str, Any]]:
+        found = getattr(rlm_host, name)(query, top_k, filters)
+        return [{("doc_id" if key == "id" else key): value for key, value in hit.items()} for hit in found]
+
+    return search
+
+
+# where the host has a retriever
+for _name in ("search", "vector_search", "hybrid_search"):
+    if hasattr(rlm_host, _name):
+        globals()[f"es_{_name}"] = _searching(_name)
+        __all__.append(f"es_{_name}")  # pyright: ignore[reportUnsupportedDunderAll]
+if hasattr(rlm_host, "get_document"):
+    es_get = rlm_host.get_document
+    __all__.append("es_get")
 
 
 def lenP() -> int:  # the name that it has there

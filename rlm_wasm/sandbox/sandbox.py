@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -171,19 +171,23 @@ class Sandbox:
                 await self._load(await self._started(), name, variable)
                 self._loaded[name] = variable
 
-    async def equip(self, **modules: str) -> None:
-        """Run Python of the caller's own in the sandbox, before any cell: each text as a module of its name.
+    async def equip(self, modules: Sequence[tuple[str, str]], library: Sequence[tuple[str, str]] = ()) -> None:
+        """Run Python of the caller's own in the sandbox, before any cell: `(name, source)` of each module, in order.
 
         The names in a module's `__all__` become names of the REPL, which are put back when a cell overwrites them. Such
         a module may `import rlm_host`: the host functions as they are, `FINAL`, `namespace()` (the globals of cells),
-        `after_cell(function)` and `protect(name)`. It is run again in every fresh child, after what was loaded before
-        it. Raises ValueError with the exception that it ended with.
+        `after_cell(function)` and `protect(name)`; and it may import what is in `library`, which is not run otherwise.
+        All is there again in every fresh child, after what was loaded before it. Raises ValueError with the exception
+        that a module ended with.
         """
+        if not modules and not library:
+            return
+        sources = msgspec.json.encode({"library": [*library], "modules": [*modules]}).decode()
         async with self._lock:
-            for name, source in modules.items():
-                module = msgspec.structs.replace(prepare(name, source), kind="equipment")
-                await self._load(await self._started(), name, module)
-                self._loaded[name] = module
+            name = f"rlm_equipment_{len(self._loaded)}"
+            equipment = msgspec.structs.replace(prepare(name, sources), kind="equipment")
+            await self._load(await self._started(), name, equipment)
+            self._loaded[name] = equipment
 
     async def execute(self, code: str, *, timeout: float | None = None) -> Executed:
         """Run one cell; `timeout` in seconds of computing, the sandbox's own if None.

@@ -37,7 +37,7 @@ async def run(sandbox: Sandbox, code: str) -> Executed:
 async def test_equipment_gives_names_that_call_the_host_and_looks_at_variables_after_each_cell() -> None:
     async with Sandbox(functions={"ask": lambda x: x}) as sandbox:
         await sandbox.load(context="a text")
-        await sandbox.equip(doubler=DOUBLER)
+        await sandbox.equip([("doubler", DOUBLER)])
         assert (await run(sandbox, "double(4), context, Final")).value == (8, "a text", None)
         # a host function of which another was put in place keeps its own name for equipment
         assert (await run(sandbox, "Final = {'fruit': (1, 2)}")).final == {"fruit": (1, 2)}
@@ -52,7 +52,7 @@ async def test_equipment_gives_names_that_call_the_host_and_looks_at_variables_a
 async def test_equipment_is_there_again_in_a_fresh_child() -> None:
     async with Sandbox(functions={"ask": lambda x: x}) as sandbox:
         await sandbox.load(context="a text")
-        await sandbox.equip(doubler=DOUBLER)
+        await sandbox.equip([("doubler", DOUBLER)])
         os.kill(pid_of(sandbox), signal.SIGKILL)
         with anyio.fail_after(WITHIN):
             try:
@@ -75,14 +75,14 @@ async def test_equipment_is_there_again_in_a_fresh_child() -> None:
 async def test_equipment_that_fails_says_how(source: str, why: str) -> None:
     async with Sandbox() as sandbox:
         with pytest.raises(ValueError, match=why):
-            await sandbox.equip(broken=source)
+            await sandbox.equip([("broken", source)])
         assert (await run(sandbox, "1")).value == 1
 
 
 async def test_names_that_a_cell_overwrites_are_put_back_and_what_they_had_been_given_is_kept() -> None:
     async with Sandbox(functions={"ask": lambda x: x}) as sandbox:
         await sandbox.load(context="a text", other=1)
-        await sandbox.equip(doubler=DOUBLER)
+        await sandbox.equip([("doubler", DOUBLER)])
         taken = "context = context[:1]; ask = 'asked'; print = 7; FINAL = 2; del double; other = 3; len = []; id = 5"
         done = await run(sandbox, taken)
         assert set(done.restored) == {"context", "ask", "print", "FINAL", "double", "len"}
