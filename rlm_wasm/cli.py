@@ -17,7 +17,8 @@ import anyio
 import msgspec
 
 from rlm_wasm import __version__, contexts, demo, doctor
-from rlm_wasm.clients import Client, OpenAIClient
+from rlm_wasm.clients import CachedClient, Client, OpenAIClient
+from rlm_wasm.dialects import DIALECTS, HOUSE
 from rlm_wasm.errors import RLMError
 from rlm_wasm.events import (
     CallFinished,
@@ -89,6 +90,10 @@ def _setup(options: argparse.Namespace) -> int:
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sub-model", help="the model behind llm_query (default: the same)")
+    dialects = ", ".join(DIALECTS)
+    parser.add_argument("--dialect", default=HOUSE.name, choices=DIALECTS, help=f"the model's convention: {dialects}")
+    parser.add_argument("--act", choices=("fences", "tool"), help="how code is carried, if not as the dialect has it")
+    parser.add_argument("--cache", metavar="FILE", help="keep the sub model's replies in this file, and use them again")
     parser.add_argument("--base-url", help="an OpenAI-compatible server, such as http://127.0.0.1:8080/v1")
     parser.add_argument("--usd", type=_positive, help="spend at most this many US dollars")
     parser.add_argument("--seconds", type=_positive, help="stop after this many seconds")
@@ -119,7 +124,17 @@ def _client(model: str, options: argparse.Namespace) -> Client:
 
 def _rlm(root: Client, sub: Client | None, options: argparse.Namespace) -> RLM:
     sandbox = SandboxOptions(deno=options.deno)
-    return RLM(root, sub_model=sub, limits=_limits(options), sandbox=sandbox, listeners=[_progress])
+    if options.cache:
+        sub = CachedClient(sub or root, Path(options.cache))
+    return RLM(
+        root,
+        sub_model=sub,
+        dialect=options.dialect,
+        act=options.act,
+        limits=_limits(options),
+        sandbox=sandbox,
+        listeners=[_progress],
+    )
 
 
 def _ask(options: argparse.Namespace) -> int:

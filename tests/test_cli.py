@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import rlm_wasm
-from rlm_wasm import cli, demo
+from rlm_wasm import RLM, CachedClient, cli, demo
 
 Message = Mapping[str, str]
 
@@ -453,3 +453,22 @@ def test_the_demo_with_a_model_says_whether_it_was_right(run: Run, serve: Serve)
 def test_the_version_is_said(run: Run) -> None:
     ran = run("--version")
     assert (ran.code, ran.stdout) == (0, f"rlm-wasm {rlm_wasm.__version__}\n")
+
+
+def test_a_dialect_and_a_cache_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[RLM] = []
+
+    def keep(rlm: RLM, *_: object) -> tuple[int, None]:
+        made.append(rlm)
+        return 0, None
+
+    monkeypatch.setattr(cli, "_answer", keep)
+    cache = tmp_path / "replies.sqlite"
+    line = ["ask", "What?", "--model", "m", "--base-url", "http://127.0.0.1:1/v1", "--dialect", "azure"]
+    assert cli.main([*line, "--cache", str(cache)]) == 0
+    assert (made[0].dialect.name, made[0].dialect.act) == ("azure", "tool")
+    assert isinstance(made[0].models.sub, CachedClient)
+    assert cli.main([*line, "--act", "fences"]) == 0
+    assert made[1].dialect.act == "fences"
+    with pytest.raises(SystemExit):
+        cli.main([*line, "--dialect", "klingon"])
