@@ -15,10 +15,14 @@ from rlm_wasm.dialects import HOUSE, Dialect
 
 
 class ToolCall(msgspec.Struct, frozen=True):
-    """A call of the tool `run_python`, as a model made it: the provider's number for it, and the code."""
+    """A call of the tool `run_python`, as a model made it: the provider's number for it, and the code.
+
+    `signature` is what the provider wants given back with it, such as the thoughts before it; only its client reads it.
+    """
 
     id: str
     code: str
+    signature: str = ""
 
 
 class Message(msgspec.Struct, frozen=True):

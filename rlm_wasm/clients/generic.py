@@ -17,7 +17,7 @@ from rlm_wasm.clients.connections import Connections, checked_address, host_of, 
 from rlm_wasm.clients.failures import NOT_JSON, broken, late, refused, shown
 from rlm_wasm.clients.keys import hide_key
 from rlm_wasm.clients.protocol import Message, Reply
-from rlm_wasm.clients.texts import uncounted
+from rlm_wasm.clients.texts import encodable, uncounted
 from rlm_wasm.errors import ClientError
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ _PLAIN_HEADERS = {"accept", "content-type", "user-agent"}
 
 
 class GenericClient(AsyncResource):
-    """A `Client` for a server with an API of its own, under asyncio and trio.
+    """A `Client` for a server with an API of its own, under asyncio and trio. It offers no native tools: with it as the
+    root model a dialect carries code in fences (`act="fences"`).
 
     `build(messages, max_output_tokens)` gives what to send, JSON-like; `parse(body)` is given what came back, decoded,
     and gives the reply's text, or a `Reply` where it knows the counts too (they are estimated otherwise). It may raise
@@ -77,8 +78,7 @@ class GenericClient(AsyncResource):
 
         Raises what `build` raises, and TypeError where it or `parse` gives what it may not.
         """
-        # A lone surrogate, which a broken corpus or the sandbox may hold, cannot be sent as UTF-8.
-        chat = [Message(each.role, each.content.encode(errors="replace").decode()) for each in messages]
+        chat = [msgspec.structs.replace(each, content=encodable(each.content)) for each in messages]
         sent = msgspec.json.encode(self._build(chat, max_output_tokens))
         http = await self._connections.connect()
         try:

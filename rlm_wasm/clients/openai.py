@@ -23,9 +23,10 @@ from rlm_wasm.clients.connections import Connections, checked_address, host_of, 
 from rlm_wasm.clients.failures import NOT_JSON, Failure, broken, complaint, late, refused, shown
 from rlm_wasm.clients.keys import find_key, hide_key
 from rlm_wasm.clients.protocol import Message, Reply
-from rlm_wasm.clients.texts import uncounted
+from rlm_wasm.clients.texts import encodable, uncounted
+from rlm_wasm.clients.tools import ARGUMENTS, called
 from rlm_wasm.errors import ClientError
-from rlm_wasm.prompts import RUN_PYTHON, Tool, ToolCall
+from rlm_wasm.prompts import RUN_PYTHON, Tool
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -120,12 +121,14 @@ class OpenAIClient(AsyncResource):
     ) -> Reply:
         """Ask, and ask again where that may help. `max_output_tokens` also counts what a reasoning model thinks.
 
+        With `tool` it is the one tool offered, whatever `parameters` say; without it a reply has no calls.
+
         Raises `ClientError` for anything that is not a reply, with status 400 where the prompt does not fit the
         model's window; the vendor's error is its `__cause__`. No text of either holds the key.
         """
         sdk = await self._connections.connect()
         try:
-            return _read_reply(await self._ask(sdk, self._request(messages, max_output_tokens, tool)), messages)
+            return _read_reply(await self._ask(sdk, self._request(messages, max_output_tokens, tool)), messages, tool)
         except ClientError as error:
             hide_key(error, sdk.api_key)
             raise
@@ -162,7 +165,7 @@ class OpenAIClient(AsyncResource):
             for name in named or [self._server.limit_field]:
                 own = extra.get(name)
                 extra[name] = min(own, max_output_tokens) if isinstance(own, int) else max_output_tokens
-        chat = [_chat_message(each) for each in messages]
+        chat = [_chat_message(each, (tool or RUN_PYTHON).name) for each in messages]
         # extra_body, because the SDK's own arguments do not know what other servers take.
         return {"model": self._server.deployment or self._model, "messages": chat, "extra_body": extra}
 
@@ -241,16 +244,16 @@ class _Server(msgspec.Struct, frozen=True):
 
 
 def _described(tool: Tool) -> dict[str, object]:
-    code = {"type": "object", "properties": {"code": {"type": "string"}}, "required": ["code"]}
-    return {"type": "function", "function": {"name": tool.name, "description": tool.description, "parameters": code}}
+    function = {"name": tool.name, "description": tool.description, "parameters": dict(ARGUMENTS)}
+    return {"type": "function", "function": function}
 
 
-def _chat_message(message: Message) -> dict[str, object]:
-    # A lone surrogate, which a broken corpus or the sandbox may hold, cannot be sent as UTF-8.
-    sent: dict[str, object] = {"role": message.role, "content": message.content.encode(errors="replace").decode()}
+def _chat_message(message: Message, name: str) -> dict[str, object]:
+    """A message as the API has it; `name` is the tool's."""
+    sent: dict[str, object] = {"role": message.role, "content": encodable(message.content)}
     if message.calls:
         sent["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": RUN_PYTHON.name, "arguments": _arguments(call)}}
+            {"id": call.id, "type": "function", "function": {"name": name, "arguments": _arguments(call.code)}}
             for call in message.calls
         ]
     if message.role == "tool":
@@ -258,34 +261,23 @@ def _chat_message(message: Message) -> dict[str, object]:
     return sent
 
 
-def _arguments(call: ToolCall) -> str:
-    return json.dumps({"code": call.code})
+def _arguments(code: str) -> str:
+    return json.dumps({"code": encodable(code)})
 
 
 class _Function(msgspec.Struct):
-    arguments: str = ""
+    arguments: Any = ""  # the API says JSON as a text; Ollama and others have given the object itself
 
 
 class _Called(msgspec.Struct):
-    id: str = ""
-    function: _Function = msgspec.field(default_factory=_Function)
+    function: _Function
+    id: str | None = None
 
 
 class _Said(msgspec.Struct):
     content: str | None = None
     refusal: str | None = None
     tool_calls: list[_Called] | None = None
-
-    def calls(self) -> tuple[ToolCall, ...]:
-        """The calls of the tool. Arguments that are no JSON are taken for the code itself: models write that too."""
-        called: list[ToolCall] = []
-        for number, call in enumerate(self.tool_calls or (), start=1):
-            try:
-                code = msgspec.json.decode(call.function.arguments, type=dict[str, Any])["code"]
-            except (*NOT_JSON, KeyError):
-                code = call.function.arguments
-            called.append(ToolCall(call.id or f"call_{number}", code if isinstance(code, str) else str(code)))
-        return tuple(called)
 
 
 class _Choice(msgspec.Struct):
@@ -313,7 +305,7 @@ def _server_at(base_url: str | None) -> _Server:
     return _Server(checked_address(address or "https://api.openai.com/v1"), variables)
 
 
-def _read_reply(body: bytes, messages: Sequence[Message]) -> Reply:
+def _read_reply(body: bytes, messages: Sequence[Message], tool: Tool | None) -> Reply:
     """The reply in the body of an answer with status 200. Raises `ClientError` if there is none."""
     start = body[:8000].decode(errors="replace")
     try:
@@ -329,7 +321,9 @@ def _read_reply(body: bytes, messages: Sequence[Message]) -> Reply:
         raise ClientError(f"the model refused to answer: {shown(said.refusal)}", status=200)
     if reason == "content_filter":
         raise ClientError("the server's content filter stopped the reply", status=200)
-    calls = said.calls()
+    # Without a tool of ours the calls are of one that `parameters` offer, or made up.
+    made = said.tool_calls or () if tool else ()
+    calls = called(((call.id, call.function.arguments, "") for call in made), messages)
     if not calls and (said.content is None or (not said.content and reason == "length")):
         hint = " (the output tokens were used up, perhaps by thinking)" if reason == "length" else ""
         raise ClientError(f"the reply has no text, finish_reason {reason!r}{hint}", status=200)
@@ -337,7 +331,7 @@ def _read_reply(body: bytes, messages: Sequence[Message]) -> Reply:
     try:
         counts = msgspec.json.decode(answer.usage, type=_Counts)
     except NOT_JSON:
-        return msgspec.structs.replace(uncounted(text, messages), calls=calls)
+        return uncounted(text, messages, calls)
     return Reply(text, counts.prompt_tokens, counts.completion_tokens, calls=calls)
 
 

@@ -45,6 +45,12 @@ def estimate_tokens(text: str) -> int:
     return -(-len(text) // 4)
 
 
+def estimate_input(messages: Sequence[Message]) -> int:
+    """How many tokens messages are likely to be, with the code of the calls in them."""
+    texts = (text for message in messages for text in (message.content, *(call.code for call in message.calls)))
+    return estimate_tokens("".join(texts))
+
+
 class ScriptedClient:
     """A `Client` that answers by rules and from a list, and records what it was asked in `calls`.
 
@@ -95,8 +101,7 @@ class ScriptedClient:
         text = await (_speak(self._next_reply(prompt), asked) if rule is None else _speak(rule, prompt))
         if isinstance(text, Reply):
             return text
-        input_tokens = estimate_tokens("".join(message.content for message in asked))
-        return Reply(text, input_tokens, estimate_tokens(text), estimated=True)
+        return Reply(text, estimate_input(asked), estimate_tokens(text), estimated=True)
 
     def _next_reply(self, prompt: str) -> ScriptedReply:
         try:
