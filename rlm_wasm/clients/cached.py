@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from anyio import CancelScope, Event, to_thread
@@ -22,17 +23,21 @@ from anyio.abc import AsyncResource
 from anyio.lowlevel import current_token
 
 from rlm_wasm.clients.protocol import Client, Message, Reply
+from rlm_wasm.clients.tools import offered
 from rlm_wasm.errors import ClientError
+from rlm_wasm.prompts import Tool, ToolCall
 
 # "rlmR": how a file of ours is told from another program's.
 _APPLICATION = 0x726C6D52
-_TABLE = "CREATE TABLE replies (key BLOB PRIMARY KEY, text BLOB NOT NULL, model TEXT)"
+_TABLE = "CREATE TABLE replies (key BLOB PRIMARY KEY, text BLOB NOT NULL, model TEXT, calls TEXT)"
+_HAS_CALLS = "SELECT count(*) FROM pragma_table_info('replies') WHERE name = 'calls'"
 
 
 class CachedClient(AsyncResource):
     """A `Client` that answers from the SQLite file at `path` what it was asked before, and asks `client` the rest.
 
-    Two calls are the same if the model's name, the messages, `max_output_tokens` and `parameters` are, to the letter.
+    Two calls are the same if the model's name, the messages with the calls of a tool in them, `max_output_tokens`, the
+    tool and `parameters` are, to the letter.
     What else changes a reply (temperature, a server's address) the wrapped client does not tell, so give it as
     `parameters`, JSON-like. A model that is asked the same twice in order to have two opinions gets one.
 
@@ -58,13 +63,17 @@ class CachedClient(AsyncResource):
         """The name under which its calls are counted and priced: the wrapped client's."""
         return self._client.model
 
-    async def complete(self, messages: Sequence[Message], *, max_output_tokens: int | None = None) -> Reply:
+    async def complete(
+        self, messages: Sequence[Message], *, max_output_tokens: int | None = None, tool: Tool | None = None
+    ) -> Reply:
         """Answer from the file, or ask and keep the reply.
 
-        Raises `ClientError` where the file cannot be read, and what the wrapped client raises. A reply that cannot be
-        kept (a full disk) is a RuntimeWarning and is handed back all the same, because it was paid for.
+        Raises `ClientError` where the file cannot be read, and what the wrapped client raises; TypeError for a `tool`
+        that the wrapped client cannot offer. A reply that cannot be kept (a full disk) is a RuntimeWarning and is
+        handed back all the same, because it was paid for.
         """
-        key = _key(self.model, messages, max_output_tokens, self._parameters)
+        options = {"max_output_tokens": max_output_tokens, **offered(tool, self._client)}
+        key = _key(self.model, messages, max_output_tokens, self._parameters, tool)
         # Futures and events belong to one event loop, so equal calls of two loops do not know of each other.
         place = current_token().native_token, key
         while (flight := self._flights.get(place)) is not None:
@@ -81,7 +90,7 @@ class CachedClient(AsyncResource):
                 ) from failure
         flight = self._flights[place] = _Flight()
         try:
-            flight.reply = await self._answer(key, messages, max_output_tokens)
+            flight.reply = await self._answer(key, messages, options)
             return flight.reply
         except ClientError as error:
             flight.failure = error
@@ -97,10 +106,10 @@ class CachedClient(AsyncResource):
     def __repr__(self) -> str:
         return f"CachedClient({self._client!r}, {str(self._file.path)!r})"
 
-    async def _answer(self, key: bytes, messages: Sequence[Message], max_output_tokens: int | None) -> Reply:
+    async def _answer(self, key: bytes, messages: Sequence[Message], options: Mapping[str, Any]) -> Reply:
         if (kept := await to_thread.run_sync(self._file.find, key, abandon_on_cancel=True)) is not None:
             return kept
-        reply = await self._client.complete(messages, max_output_tokens=max_output_tokens)
+        reply = await self._client.complete(messages, **options)
         if not reply.cached:  # of two caches, one inside the other, the inner one keeps it
             # Shielded, because it is paid for; another process holds the file for milliseconds.
             with CancelScope(shield=True):
@@ -129,14 +138,15 @@ class _File:
         """The reply under a key. Raises `ClientError` for a file that cannot be read or is not ours."""
         try:
             with self._turn:
-                row = self._open().execute("SELECT text, model FROM replies WHERE key = ?", (key,)).fetchone()
+                row = self._open().execute("SELECT text, model, calls FROM replies WHERE key = ?", (key,)).fetchone()
             if row is None:
                 return None
-            text, model = row
-            return Reply(text.decode("utf-8", "surrogatepass"), 0, 0, cached=True, model=model)
+            text, model, calls = row
+            made = msgspec.convert(json.loads(calls or "[]"), tuple[ToolCall, ...])
+            return Reply(text.decode("utf-8", "surrogatepass"), 0, 0, cached=True, model=model, calls=made)
         except sqlite3.OperationalError as error:
             raise ClientError(f"the cache {self.path} cannot be used ({error})") from error
-        except (sqlite3.DatabaseError, AttributeError, UnicodeDecodeError) as error:
+        except (sqlite3.DatabaseError, AttributeError, TypeError, ValueError, msgspec.ValidationError) as error:
             raise ClientError(
                 f"the cache {self.path} is damaged ({error}): delete it, with {self.path.name}-wal and "
                 f"{self.path.name}-shm beside it, and it is filled anew"
@@ -144,10 +154,11 @@ class _File:
 
     def keep(self, key: bytes, reply: Reply) -> None:
         """Keep a reply; one that is there already stays. Warns where that cannot be done."""
-        row = (key, reply.text.encode("utf-8", "surrogatepass"), reply.model)
+        calls = json.dumps([msgspec.structs.asdict(call) for call in reply.calls]) if reply.calls else None
+        row = (key, reply.text.encode("utf-8", "surrogatepass"), reply.model, calls)
         try:
             with self._turn:
-                self._open().execute("INSERT INTO replies VALUES (?, ?, ?) ON CONFLICT DO NOTHING", row)
+                self._open().execute("INSERT INTO replies VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", row)
         except (sqlite3.Error, ClientError) as error:
             warnings.warn(f"a reply could not be kept in {self.path}: {error}", RuntimeWarning, stacklevel=2)
 
@@ -182,6 +193,12 @@ class _File:
                         raise ClientError(f"{self.path} is another program's database: give the cache its own file")
                     connection.execute(_TABLE)
                     connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+        if not _number(connection, _HAS_CALLS):
+            # A file from before there were calls. IMMEDIATE as above.
+            connection.execute("BEGIN IMMEDIATE")
+            with connection:
+                if not _number(connection, _HAS_CALLS):
+                    connection.execute("ALTER TABLE replies ADD COLUMN calls TEXT")
         # Readers and a writer at once. It stays in the file, so one process that succeeds is enough; on a file system
         # without shared memory none does, and they take turns.
         with suppress(sqlite3.OperationalError):
@@ -196,8 +213,19 @@ def _free(reply: Reply) -> Reply:
     return msgspec.structs.replace(reply, input_tokens=0, output_tokens=0, estimated=False, cached=True)
 
 
-def _key(model: str, messages: Sequence[Message], max_output_tokens: int | None, parameters: str) -> bytes:
+def _key(
+    model: str, messages: Sequence[Message], max_output_tokens: int | None, parameters: str, tool: Tool | None
+) -> bytes:
     """SHA-256 over all that a call is. JSON, so that no two different calls are the same text."""
-    chat = [(message.role, message.content) for message in messages]
-    call = json.dumps([model, chat, max_output_tokens, parameters], ensure_ascii=False)
+    # What has to do with tools is added only where there is some, so that the keys of other calls stay what they were.
+    chat = [_told(message) for message in messages]
+    added = [] if tool is None else [msgspec.structs.astuple(tool)]
+    call = json.dumps([model, chat, max_output_tokens, parameters, *added], ensure_ascii=False)
     return hashlib.sha256(call.encode("utf-8", "surrogatepass")).digest()
+
+
+def _told(message: Message) -> list[object]:
+    told: list[object] = [message.role, message.content]
+    if message.calls or message.answers:
+        told += [[msgspec.structs.astuple(call) for call in message.calls], message.answers]
+    return told

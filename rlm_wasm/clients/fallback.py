@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import msgspec
 
 from rlm_wasm.clients.protocol import Client, Message, Reply
+from rlm_wasm.clients.tools import offered
 from rlm_wasm.errors import ClientError
+from rlm_wasm.prompts import Tool
 
 
 class FallbackClient:
@@ -31,12 +33,18 @@ class FallbackClient:
         """The name under which its calls are counted and priced: the first client's."""
         return self._clients[0].model
 
-    async def complete(self, messages: Sequence[Message], *, max_output_tokens: int | None = None) -> Reply:
-        """Ask until one has a reply. Raises the last client's `ClientError`, with a note for each before it."""
+    async def complete(
+        self, messages: Sequence[Message], *, max_output_tokens: int | None = None, tool: Tool | None = None
+    ) -> Reply:
+        """Ask until one has a reply. Raises the last client's `ClientError`, with a note for each before it.
+
+        Raises TypeError, before anyone is asked, for a `tool` that not all of the clients can offer.
+        """
+        more = offered(tool, *self._clients)
         failures: list[str] = []
         for client in self._clients:
             try:
-                reply = await client.complete(messages, max_output_tokens=max_output_tokens)
+                reply = await client.complete(messages, max_output_tokens=max_output_tokens, **more)
                 return msgspec.structs.replace(reply, model=reply.model or client.model)
             except ClientError as error:
                 if len(failures) == len(self._clients) - 1:

@@ -15,7 +15,9 @@ from anyio.lowlevel import current_token
 
 from rlm_wasm.clients.clock import Clock
 from rlm_wasm.clients.protocol import Client, Message, Reply
-from rlm_wasm.clients.scripted import estimate_tokens
+from rlm_wasm.clients.scripted import estimate_input
+from rlm_wasm.clients.tools import offered
+from rlm_wasm.prompts import Tool
 
 _MINUTE = 60.0  # seconds
 
@@ -90,14 +92,20 @@ class RateLimitedClient:
         """The name under which its calls are counted and priced: the wrapped client's."""
         return self._client.model
 
-    async def complete(self, messages: Sequence[Message], *, max_output_tokens: int | None = None) -> Reply:
-        """Wait until the limits allow it, then ask. Raises what the wrapped client raises."""
-        expected = estimate_tokens("".join(message.content for message in messages)) + (max_output_tokens or 0)
+    async def complete(
+        self, messages: Sequence[Message], *, max_output_tokens: int | None = None, tool: Tool | None = None
+    ) -> Reply:
+        """Wait until the limits allow it, then ask. Raises what the wrapped client raises.
+
+        Raises TypeError, before it waits, for a `tool` that the wrapped client cannot offer.
+        """
+        more = offered(tool, self._client)
+        expected = estimate_input(messages) + (max_output_tokens or 0)
         # Only the first in the row looks at the limits: one lock, because anyio's are handed on in order.
         async with self._turns.setdefault(current_token().native_token, anyio.Lock()):
             while (seconds := self._admit(expected)) > 0:
                 await self._clock.sleep(seconds)
-        reply = await self._client.complete(messages, max_output_tokens=max_output_tokens)
+        reply = await self._client.complete(messages, max_output_tokens=max_output_tokens, **more)
         self._correct(expected, reply)
         return reply
 

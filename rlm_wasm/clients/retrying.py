@@ -12,7 +12,9 @@ import msgspec
 
 from rlm_wasm.clients.clock import Clock
 from rlm_wasm.clients.protocol import Client, Message, Reply
+from rlm_wasm.clients.tools import offered
 from rlm_wasm.errors import ClientError
+from rlm_wasm.prompts import Tool
 
 _FIRST = 0.5  # seconds: what the SDKs of OpenAI and Anthropic begin with
 _LONGEST = 30.0  # seconds: rate limits are counted by the minute, so some of it is free again by then
@@ -68,12 +70,18 @@ class RetryingClient:
         """The name under which its calls are counted and priced: the wrapped client's."""
         return self._client.model
 
-    async def complete(self, messages: Sequence[Message], *, max_output_tokens: int | None = None) -> Reply:
-        """Ask until there is a reply. Raises the last `ClientError`, with a note of how often it was asked."""
+    async def complete(
+        self, messages: Sequence[Message], *, max_output_tokens: int | None = None, tool: Tool | None = None
+    ) -> Reply:
+        """Ask until there is a reply. Raises the last `ClientError`, with a note of how often it was asked.
+
+        Raises TypeError for a `tool` that the wrapped client cannot offer.
+        """
+        more = offered(tool, self._client)
         started = self._clock.now()
         for attempt in itertools.count(1):
             try:
-                return await self._client.complete(messages, max_output_tokens=max_output_tokens)
+                return await self._client.complete(messages, max_output_tokens=max_output_tokens, **more)
             except ClientError as error:
                 elapsed = self._clock.now() - started
                 pause = self._patience.pause(error, attempt, elapsed, self._clock.draw())

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
-from rlm_wasm.clients import CachedClient, Message, Reply, ScriptedClient
+from rlm_wasm.clients import CachedClient, Message, Reply, ScriptedClient, cached
 from rlm_wasm.errors import ClientError
 from rlm_wasm.limits import Budget, Limits, Price
+from rlm_wasm.prompts import RUN_PYTHON, Tool, ToolCall
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_backends]
 
 HELLO = [Message("system", "You are brief."), Message("user", "hello")]
+CALLS = (ToolCall("call_1", "a\ud800b"), ToolCall("call_2", "2", signature="ä"))
 
 
 class SlowClient:
@@ -89,16 +92,80 @@ async def test_a_closed_client_opens_again(path: Path) -> None:
         {"messages": HELLO[1:]},
         {"max_output_tokens": 5},
         {"parameters": {"temperature": 1}},
+        {"tool": RUN_PYTHON},
+        {"messages": [HELLO[0], msgspec.structs.replace(HELLO[1], calls=CALLS)]},
+        {"messages": [HELLO[0], msgspec.structs.replace(HELLO[1], answers="call_1")]},
     ],
     ids=str,
 )
 async def test_calls_that_differ_in_anything_are_two(path: Path, other: dict[str, Any]) -> None:
-    asked = {"model": "scripted", "messages": HELLO, "max_output_tokens": None, "parameters": None}
+    asked = {"model": "scripted", "messages": HELLO, "max_output_tokens": None, "parameters": None, "tool": None}
     for number, call in enumerate([asked, asked | other]):
         inner = ScriptedClient([f"answer {number}"], model=call["model"])
         async with CachedClient(inner, path, parameters=call["parameters"]) as client:
-            reply = await client.complete(call["messages"], max_output_tokens=call["max_output_tokens"])
+            limit, tool = call["max_output_tokens"], call["tool"]
+            reply = await client.complete(call["messages"], max_output_tokens=limit, tool=tool)
         assert reply.text == f"answer {number}"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"tool": Tool("run_python", "Runs.")},
+        {"tool": Tool("run", RUN_PYTHON.description)},
+        {"calls": ()},
+        {"calls": CALLS[:1]},
+        {"calls": CALLS[::-1]},
+        {"calls": (ToolCall("call_1", "a\udcffb"), *CALLS[1:])},
+        {"calls": (ToolCall("call_9", CALLS[0].code), *CALLS[1:])},
+        {"calls": (msgspec.structs.replace(CALLS[0], signature="another"), *CALLS[1:])},
+        {"answers": "call_2"},
+    ],
+    ids=str,
+)
+async def test_calls_that_differ_in_anything_about_tools_are_two(path: Path, other: dict[str, Any]) -> None:
+    asked = {"tool": RUN_PYTHON, "calls": CALLS, "answers": "call_1"}
+    for number, call in enumerate([asked, asked | other]):
+        async with CachedClient(ScriptedClient([f"answer {number}"]), path) as client:
+            talk = [Message("assistant", "", calls=call["calls"]), Message("tool", "1", answers=call["answers"])]
+            assert (await client.complete(talk, tool=call["tool"])).text == f"answer {number}"
+
+
+async def test_the_calls_in_a_reply_are_kept_and_restored(path: Path) -> None:
+    async with CachedClient(ScriptedClient([Reply("", 5, 5, calls=CALLS), Reply("hi", 5, 5)]), path) as client:
+        await client.complete(HELLO, tool=RUN_PYTHON)
+        await client.complete(HELLO)
+    async with CachedClient(ScriptedClient(), path) as client:
+        assert await client.complete(HELLO, tool=RUN_PYTHON) == Reply("", 0, 0, cached=True, calls=CALLS)
+        assert await client.complete(HELLO) == Reply("hi", 0, 0, cached=True)
+
+
+async def test_a_file_from_before_there_were_tools_is_read_and_written(path: Path) -> None:
+    async with CachedClient(ScriptedClient(["old"]), path) as client:
+        await client.complete(HELLO)
+    connection = sqlite3.connect(path)
+    connection.execute("ALTER TABLE replies DROP COLUMN calls")
+    connection.close()
+    async with CachedClient(ScriptedClient([Reply("", 5, 5, calls=CALLS)]), path) as client:
+        assert (await client.complete(HELLO)).text == "old"
+        await client.complete(HELLO, tool=RUN_PYTHON)
+        assert (await client.complete(HELLO, tool=RUN_PYTHON)).calls == CALLS
+
+
+def test_the_key_of_a_call_without_tools_is_what_it_was_before_there_were_any() -> None:
+    key = "68caff0487d154c5f8f7aa8999662c881d5c77851d3c890886d25d7c8ce0b5db"
+    assert cached._key("scripted", HELLO, 5, "null", None).hex() == key
+
+
+@pytest.mark.parametrize("calls", ["no JSON", "[1]", '[{"id": "a"}]', '[{"id": "a", "code": 1}]'])
+async def test_calls_in_the_file_that_are_none_are_told_with_what_to_do(path: Path, calls: str) -> None:
+    async with CachedClient(ScriptedClient([Reply("", 5, 5, calls=CALLS)]), path) as client:
+        await client.complete(HELLO)
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE replies SET calls = ?", (calls,))
+    connection.commit()
+    connection.close()
+    assert "delete it" in await failure_of(path)
 
 
 async def test_the_order_of_the_parameters_does_not_matter(path: Path) -> None:

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlm_wasm.clients import (
+    CachedClient,
+    Client,
+    FallbackClient,
     Message,
     OpenAIClient,
+    RateLimitedClient,
     Reply,
+    RetryingClient,
+    ScriptedClient,
 )
+from rlm_wasm.clients.protocol import ToolClient
 from rlm_wasm.clients.tools import called
 from rlm_wasm.prompts import RUN_PYTHON, Tool, ToolCall
 from tests.clients.server import ChatServer, Serve, Step, answer
@@ -155,3 +164,93 @@ async def test_calls_of_a_tool_that_was_not_offered_are_no_part_of_the_reply(ser
 
 def test_a_reply_without_calls_has_none() -> None:
     assert called([], TALK) == ()
+
+
+# The wrappers
+
+
+class Plain:
+    """A client without tools."""
+
+    model = "plain"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def complete(self, messages: Any, *, max_output_tokens: int | None = None) -> Reply:
+        self.asked += 1
+        return Reply("hi", 1, 1)
+
+
+class Offering:
+    """A client that keeps the tools that it was told to offer."""
+
+    model = "offering"
+
+    def __init__(self) -> None:
+        self.offered: list[Tool | None] = []
+
+    async def complete(self, messages: Any, *, max_output_tokens: int | None = None, tool: Tool | None = None) -> Reply:
+        self.offered.append(tool)
+        return Reply("", 1, 1, calls=CALLS)
+
+
+WRAPPERS: dict[str, Callable[[Client, Path], ToolClient]] = {
+    "cached": lambda client, folder: CachedClient(client, folder / "replies.sqlite"),
+    "fallback": lambda client, folder: FallbackClient(client),
+    "fallback to the second": lambda client, folder: FallbackClient(ScriptedClient(model="no script"), client),
+    "rate limited": lambda client, folder: RateLimitedClient(client, requests_per_minute=1e6),
+    "retrying": lambda client, folder: RetryingClient(client),
+}
+
+
+@pytest.fixture(params=WRAPPERS)
+def wrap(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Client], ToolClient]:
+    return lambda client: WRAPPERS[request.param](client, tmp_path)
+
+
+async def test_a_wrapper_passes_the_tool_on_and_brings_the_calls_back(wrap: Callable[[Client], ToolClient]) -> None:
+    inner = Offering()
+    reply = await wrap(inner).complete(TALK, tool=RUN_PYTHON)
+    assert reply.calls == CALLS
+    assert inner.offered == [RUN_PYTHON]
+
+
+async def test_a_wrapper_of_a_client_without_tools_works_without_one(wrap: Callable[[Client], ToolClient]) -> None:
+    client = wrap(Plain())
+    assert (await client.complete(HELLO)).text == "hi"
+    assert (await client.complete([Message("user", "once more")], tool=None)).text == "hi"
+
+
+async def test_a_wrapper_of_a_client_without_tools_says_so_before_it_asks(
+    wrap: Callable[[Client], ToolClient],
+) -> None:
+    inner = Plain()
+    client = wrap(inner)
+    await client.complete(HELLO)
+    with pytest.raises(TypeError, match=r"Plain object.* offers no native tools, and is to offer 'run_python'"):
+        await client.complete(HELLO, tool=RUN_PYTHON)
+    assert inner.asked == 1
+
+
+async def test_a_fallback_to_a_client_without_tools_is_told_before_the_first_is_asked() -> None:
+    inner = Offering()
+    with pytest.raises(TypeError, match="Plain"):
+        await FallbackClient(inner, Plain()).complete(HELLO, tool=RUN_PYTHON)
+    assert inner.offered == []
+
+
+async def test_the_wrappers_one_around_the_other_pass_the_tool_on(tmp_path: Path) -> None:
+    inner = Offering()
+    client: Client = inner
+    for make in WRAPPERS.values():
+        client = make(client, tmp_path)
+    assert (await client.complete(HELLO, tool=RUN_PYTHON)).calls == CALLS  # pyright: ignore[reportCallIssue]
+    assert inner.offered == [RUN_PYTHON]
+
+
+async def test_code_in_calls_counts_towards_the_limit_by_the_minute() -> None:
+    client = RateLimitedClient(ScriptedClient(["hi"]), tokens_per_minute=100)
+    talk = [Message("assistant", "", calls=(ToolCall("a", "x" * 200),))]
+    await client.complete(talk, tool=RUN_PYTHON)
+    assert "tokens_left=49" in repr(client)
