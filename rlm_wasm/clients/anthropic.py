@@ -6,8 +6,9 @@ on first use. Knows nothing of budgets or the loop.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -18,8 +19,10 @@ from rlm_wasm.clients.connections import Connections, checked_address, host_of, 
 from rlm_wasm.clients.failures import NOT_JSON, broken, late, refused, shown
 from rlm_wasm.clients.keys import find_key, hide_key
 from rlm_wasm.clients.protocol import Message, Reply
-from rlm_wasm.clients.texts import sendable, uncounted
+from rlm_wasm.clients.texts import encodable, sendable, uncounted
+from rlm_wasm.clients.tools import ARGUMENTS, called, turns
 from rlm_wasm.errors import ClientError
+from rlm_wasm.prompts import RUN_PYTHON, Tool, ToolCall
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 _VARIABLES = ("ANTHROPIC_API_KEY",)
 _OUTPUT_TOKENS = 8192  # the API wants a number; every model since Claude 3.5 can put out as much
 _CACHED = {"cache_control": {"type": "ephemeral"}}
+_VENDOR = "anthropic"  # whose signature a call bears: it may be sent to a client of another's
 
 
 class AnthropicClient(AsyncResource):
@@ -73,8 +77,12 @@ class AnthropicClient(AsyncResource):
         """The name under which its calls are counted and priced."""
         return self._model
 
-    async def complete(self, messages: Sequence[Message], *, max_output_tokens: int | None = None) -> Reply:
+    async def complete(
+        self, messages: Sequence[Message], *, max_output_tokens: int | None = None, tool: Tool | None = None
+    ) -> Reply:
         """Ask once. `max_output_tokens` also counts what the model thinks.
+
+        With `tool` it is the one tool offered, whatever `parameters` say; without it a reply has no calls.
 
         Raises `ClientError` for anything that is not a reply, with status 400 where the prompt does not fit the
         model's window; the SDK's error is its `__cause__`. No text of either holds the key.
@@ -84,7 +92,7 @@ class AnthropicClient(AsyncResource):
         except ImportError as error:
             raise ClientError("AnthropicClient needs Anthropic's SDK: pip install 'rlm-wasm[anthropic]'") from error
         try:
-            return _read_reply(await self._ask(sdk, self._request(messages, max_output_tokens)), messages)
+            return _read_reply(await self._ask(sdk, self._request(messages, max_output_tokens, tool)), messages, tool)
         except ClientError as error:
             hide_key(error, sdk.api_key or "")
             raise
@@ -112,12 +120,23 @@ class AnthropicClient(AsyncResource):
             http_client=anthropic.DefaultAsyncHttpxClient(trust_env=not local),
         )
 
-    def _request(self, messages: Sequence[Message], max_output_tokens: int | None) -> dict[str, object]:
+    def _request(
+        self, messages: Sequence[Message], max_output_tokens: int | None, tool: Tool | None
+    ) -> dict[str, object]:
         extra = dict(self._parameters)
         own = extra.pop("max_tokens", None)
         limits = [limit for limit in (own, max_output_tokens) if isinstance(limit, int)]
         system = [_block(each.content) for each in messages if each.role == "system"]
-        chat = [(each.role, [_block(each.content)]) for each in messages if each.role != "system"]
+        name = (tool or RUN_PYTHON).name
+        chat = [
+            (
+                "assistant" if turn[0].role == "assistant" else "user",
+                [it for each in turn for it in _blocks(each, name)],
+            )
+            for turn in turns(messages)
+        ]
+        if tool is not None:
+            extra["tools"] = [{"name": name, "description": tool.description, "input_schema": dict(ARGUMENTS)}]
         if system:
             system[-1] |= _CACHED
         if len(messages) > 1 and chat and chat[-1][0] == "user":
@@ -154,10 +173,12 @@ class _Block(msgspec.Struct):
     # Thinking and whatever else is newer have other fields, and are no part of the reply.
     type: str
     text: str = ""
+    id: str | None = None
+    input: Any = None
 
 
 class _Body(msgspec.Struct):
-    content: list[_Block]
+    content: list[msgspec.Raw]
     stop_reason: str | None = None
     usage: msgspec.Raw = msgspec.Raw(b"null")
 
@@ -176,27 +197,60 @@ def _block(text: str) -> dict[str, object]:
     return {"type": "text", "text": sendable(text)}
 
 
-def _read_reply(body: bytes, messages: Sequence[Message]) -> Reply:
+def _blocks(message: Message, name: str) -> list[dict[str, object]]:
+    """A message as the API has it; `name` is the tool's."""
+    if message.role == "tool":
+        content = sendable(message.content)
+        return [{"type": "tool_result", "tool_use_id": message.answers, "content": content}]
+    text = [_block(message.content)] if message.content.strip() or not message.calls else []
+    # The thoughts before the first call were before the text too, if there were any.
+    blocks = [*(_thoughts(message.calls[0]) if message.calls else ()), *text]
+    for place, call in enumerate(message.calls):
+        blocks += _thoughts(call) if place else ()
+        blocks.append({"type": "tool_use", "id": call.id, "name": name, "input": {"code": encodable(call.code)}})
+    return blocks
+
+
+def _thoughts(call: ToolCall) -> list[dict[str, object]]:
+    """The blocks of thinking before a call. Another provider's call has none."""
+    vendor, _, written = call.signature.partition(" ")
+    return json.loads(written) if vendor == _VENDOR else []
+
+
+def _calls(answer: Iterable[tuple[_Block, msgspec.Raw]]) -> Iterator[tuple[str | None, object, str]]:
+    # With thinking on, the API refuses the result of a call whose thoughts are not given back to the letter.
+    thoughts: list[str] = []
+    for block, raw in answer:
+        if block.type in ("thinking", "redacted_thinking"):
+            thoughts.append(bytes(raw).decode())
+        elif block.type == "tool_use":
+            yield block.id, block.input, f"{_VENDOR} [{','.join(thoughts)}]" if thoughts else ""
+            thoughts = []
+
+
+def _read_reply(body: bytes, messages: Sequence[Message], tool: Tool | None) -> Reply:
     """The reply in the body of an answer with status 200. Raises `ClientError` if there is none."""
     start = body[:8000].decode(errors="replace")
     try:
         answer = msgspec.json.decode(body, type=_Body)
+        content = [(msgspec.json.decode(raw, type=_Block), raw) for raw in answer.content]
     except NOT_JSON as error:
         raise ClientError(f"the answer is no message of Anthropic's ({error}): {shown(start)}", status=200) from error
     reason = answer.stop_reason
     if reason == "refusal":
         raise ClientError("the model refused to answer", status=200)
-    texts = [block.text for block in answer.content if block.type == "text"]
+    calls = called(_calls(content) if tool else (), messages)
+    texts = [block.text for block, _ in content if block.type == "text"]
     text = "".join(texts)
-    if not texts or (not text and reason == "max_tokens"):
+    if not calls and (not texts or (not text and reason == "max_tokens")):
         hint = " (the output tokens were used up, perhaps by thinking)" if reason == "max_tokens" else ""
         raise ClientError(f"the reply has no text, stop_reason {reason!r}{hint}", status=200)
     try:
         counts = msgspec.json.decode(answer.usage, type=_Counts)
     except NOT_JSON:
-        return uncounted(text, messages)
+        return uncounted(text, messages, calls)
     cached = (counts.cache_creation_input_tokens or 0) + (counts.cache_read_input_tokens or 0)
-    return Reply(text, counts.input_tokens + cached, counts.output_tokens)
+    return Reply(text, counts.input_tokens + cached, counts.output_tokens, calls=calls)
 
 
 async def _close(sdk: AsyncAnthropic) -> None:

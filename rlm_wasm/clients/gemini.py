@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +19,18 @@ from rlm_wasm.clients.connections import Connections, checked_address, host_of, 
 from rlm_wasm.clients.failures import broken, late, refused, shown
 from rlm_wasm.clients.keys import find_key, hide_key
 from rlm_wasm.clients.protocol import Message, Reply
-from rlm_wasm.clients.texts import sendable, uncounted
+from rlm_wasm.clients.texts import encodable, sendable, uncounted
+from rlm_wasm.clients.tools import ARGUMENTS, called, turns
 from rlm_wasm.errors import ClientError
+from rlm_wasm.prompts import RUN_PYTHON, Tool
 
 if TYPE_CHECKING:
     import httpx2
     from google.genai import Client as GenaiClient
-    from google.genai.types import GenerateContentConfig, GenerateContentResponse
+    from google.genai.types import FunctionCall, GenerateContentConfig, GenerateContentResponse, Part
 
 _VARIABLES = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
+_VENDOR = "gemini"  # whose signature a call bears: it may be sent to a client of another's
 _WHOLE = ("STOP", "MAX_TOKENS", "FINISH_REASON_UNSPECIFIED")
 # Where Google says how long to wait: in the body, not in a header (google.rpc.RetryInfo).
 _RETRY_DELAY = re.compile(r'"retryDelay":\s*"(\d{1,9}(?:\.\d+)?)s"')
@@ -75,8 +79,12 @@ class GeminiClient(AsyncResource):
         """The name under which its calls are counted and priced."""
         return self._model
 
-    async def complete(self, messages: Sequence[Message], *, max_output_tokens: int | None = None) -> Reply:
+    async def complete(
+        self, messages: Sequence[Message], *, max_output_tokens: int | None = None, tool: Tool | None = None
+    ) -> Reply:
         """Ask once. `max_output_tokens` also counts what the model thinks.
+
+        With `tool` it is the one tool offered; without it a reply has no calls.
 
         Raises `ClientError` for anything that is not a reply, with status 400 where the prompt does not fit the
         model's window; the SDK's error is its `__cause__`. No text of either holds the key. Raises ValueError for
@@ -86,9 +94,10 @@ class GeminiClient(AsyncResource):
             opened = await self._connections.connect()
         except ImportError as error:
             raise ClientError("GeminiClient needs Google's SDK: pip install 'rlm-wasm[gemini]'") from error
-        config = self._config(messages, max_output_tokens)
+        config = self._config(messages, max_output_tokens, tool)
+        chat = _contents(messages, (tool or RUN_PYTHON).name)
         try:
-            return _read_reply(await self._ask(opened, config, messages), messages)
+            return _read_reply(await self._ask(opened, config, chat), messages, tool)
         except ClientError as error:
             hide_key(error, opened.key)
             raise
@@ -108,7 +117,9 @@ class GeminiClient(AsyncResource):
             raise ClientError(f"no key for {host_of(self._base_url)}: set {names}, or pass api_key=")
         return _Opened(self._base_url, key, trust_env=not local)
 
-    def _config(self, messages: Sequence[Message], max_output_tokens: int | None) -> GenerateContentConfig:
+    def _config(
+        self, messages: Sequence[Message], max_output_tokens: int | None, tool: Tool | None
+    ) -> GenerateContentConfig:
         from google.genai.types import GenerateContentConfig
 
         fields: dict[str, Any] = {"automatic_function_calling": {"disable": True}, **self._parameters}
@@ -117,20 +128,17 @@ class GeminiClient(AsyncResource):
             fields["max_output_tokens"] = min(own, max_output_tokens) if isinstance(own, int) else max_output_tokens
         if system := [sendable(each.content) for each in messages if each.role == "system"]:
             fields["system_instruction"] = {"parts": [{"text": text} for text in system]}
+        if tool is not None:
+            function = {"name": tool.name, "description": tool.description, "parameters": dict(ARGUMENTS)}
+            fields["tools"] = [{"function_declarations": [function]}]
         return GenerateContentConfig(**fields)
 
     async def _ask(
-        self, opened: _Opened, config: GenerateContentConfig, messages: Sequence[Message]
+        self, opened: _Opened, config: GenerateContentConfig, chat: Sequence[object]
     ) -> GenerateContentResponse:
         import httpx2
         from google.genai.errors import APIError
 
-        names = {"user": "user", "assistant": "model"}
-        chat: Any = [
-            {"role": names[each.role], "parts": [{"text": sendable(each.content)}]}
-            for each in messages
-            if each.role != "system"
-        ]
         host = host_of(self._base_url)
         models: Any = opened.sdk.aio.models  # its types name packages that are not installed
         try:
@@ -176,7 +184,40 @@ class _Opened:
         await self._http.aclose()
 
 
-def _read_reply(answer: GenerateContentResponse, messages: Sequence[Message]) -> Reply:
+def _contents(messages: Sequence[Message], name: str) -> list[dict[str, object]]:
+    """The conversation as the API has it; `name` is the tool's."""
+    return [
+        {
+            "role": "model" if turn[0].role == "assistant" else "user",
+            "parts": [part for each in turn for part in _parts(each, name)],
+        }
+        for turn in turns(messages)
+    ]
+
+
+def _parts(message: Message, name: str) -> list[dict[str, object]]:
+    if message.role == "tool":
+        response = {"output": sendable(message.content)}
+        return [{"function_response": {"id": message.answers, "name": name, "response": response}}]
+    parts: list[dict[str, object]] = []
+    if message.content.strip() or not message.calls:
+        parts.append({"text": sendable(message.content)})
+    for call in message.calls:
+        part: dict[str, object] = {
+            "function_call": {"id": call.id, "name": name, "args": {"code": encodable(call.code)}}
+        }
+        vendor, _, signature = call.signature.partition(" ")
+        parts.append(part | ({"thought_signature": b64decode(signature)} if vendor == _VENDOR else {}))
+    return parts
+
+
+def _call(part: Part, made: FunctionCall) -> tuple[str | None, object, str]:
+    # From Gemini 3 on, the API refuses what came of a call whose signature is not given back.
+    signature = f"{_VENDOR} {b64encode(part.thought_signature).decode()}" if part.thought_signature else ""
+    return made.id, made.args or {}, signature
+
+
+def _read_reply(answer: GenerateContentResponse, messages: Sequence[Message], tool: Tool | None) -> Reply:
     """The reply in an answer with status 200. Raises `ClientError` if there is none."""
     if not answer.candidates:
         blocked = answer.prompt_feedback and answer.prompt_feedback.block_reason
@@ -185,19 +226,24 @@ def _read_reply(answer: GenerateContentResponse, messages: Sequence[Message]) ->
     candidate = answer.candidates[0]
     reason = candidate.finish_reason.value if candidate.finish_reason else "STOP"
     if reason not in _WHOLE:
-        raise ClientError(f"the server stopped the reply, finish_reason {reason!r}", status=200)
+        # A call that the model wrote wrongly is thrown away by the server: asked again, it may write it well.
+        again = reason == "MALFORMED_FUNCTION_CALL"
+        raise ClientError(f"the server stopped the reply, finish_reason {reason!r}", status=200, transient=again)
     parts = (candidate.content.parts if candidate.content else None) or []
+    made = [_call(part, part.function_call) for part in parts if part.function_call] if tool else []
+    calls = called(made, messages)
     texts = [part.text for part in parts if part.text is not None and not part.thought]
     text = "".join(texts)
-    if not texts or (not text and reason == "MAX_TOKENS"):
+    if not calls and (not texts or (not text and reason == "MAX_TOKENS")):
         hint = " (the output tokens were used up, perhaps by thinking)" if reason == "MAX_TOKENS" else ""
         raise ClientError(f"the reply has no text, finish_reason {reason!r}{hint}", status=200)
     counts = answer.usage_metadata
     if counts is None or not counts.prompt_token_count or counts.prompt_token_count < 0:
-        return uncounted(text, messages)
+        return uncounted(text, messages, calls)
     # What the cache held is in the prompt's count; thoughts are beside the candidates'.
     output = (counts.candidates_token_count or 0) + (counts.thoughts_token_count or 0)
-    return Reply(text, counts.prompt_token_count + (counts.tool_use_prompt_token_count or 0), max(output, 0))
+    asked = counts.prompt_token_count + (counts.tool_use_prompt_token_count or 0)
+    return Reply(text, asked, max(output, 0), calls=calls)
 
 
 async def _close(opened: _Opened) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from rlm_wasm.clients import AnthropicClient, Message, Reply
 from rlm_wasm.errors import ClientError
+from rlm_wasm.prompts import RUN_PYTHON, Tool, ToolCall
 from tests.clients.server import Asked, ChatServer, Serve, Step, answer, cut, drip, hang
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_backends]
@@ -195,3 +196,91 @@ def test_one_client_serves_one_event_loop_after_another_and_leaves_none_open(ser
         assert anyio.run(client.complete, HELLO, backend=backend).text == "hi"
         assert server.all_disconnect()
     assert repr(client) == f"AnthropicClient(model='claude-test', host='127.0.0.1:{server.server_port}')"
+
+
+# The tool
+
+CALLS = (ToolCall("toolu_a", "print(1)"), ToolCall("toolu_b", "print('\ud800')"))
+TALK = [
+    *HELLO,
+    Message("assistant", "I look.", calls=CALLS),
+    Message("tool", "1", answers="toolu_a"),
+    Message("tool", "", answers="toolu_b"),
+]
+
+
+def used(*blocks: object, usage: object = USAGE, stop_reason: str = "tool_use") -> Step:
+    body = {"id": "m", "type": "message", "role": "assistant", "model": "claude", "stop_reason": stop_reason}
+    return answer(200, {**body, "content": list(blocks), "usage": usage})
+
+
+def tool_use(number: str, given: object) -> dict[str, object]:
+    return {"type": "tool_use", "id": number, "name": "run_python", "input": given}
+
+
+async def test_a_tool_its_calls_and_what_came_of_them_are_sent_as_blocks(serve: Serve) -> None:
+    server = serve(message("hi"))
+    async with client_of(server) as client:
+        await client.complete(TALK, tool=Tool("work", "Works."))
+    body = server.requests[0].body
+    schema = {"type": "object", "properties": {"code": {"type": "string"}}, "required": ["code"]}
+    assert body["tools"] == [{"name": "work", "description": "Works.", "input_schema": schema}]
+    assert body["messages"][1:] == [
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "text", "text": "I look."},
+                {"type": "tool_use", "id": "toolu_a", "name": "work", "input": {"code": "print(1)"}},
+                {"type": "tool_use", "id": "toolu_b", "name": "work", "input": {"code": "print('?')"}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "toolu_a", "content": "1"},
+                {"type": "tool_result", "tool_use_id": "toolu_b", "content": "(empty)", **CACHED},
+            ],
+        },
+    ]
+
+
+async def test_without_a_tool_none_is_sent_and_no_call_is_read(serve: Serve) -> None:
+    server = serve(used({"type": "text", "text": "hi"}, tool_use("toolu_a", {"code": "1"})))
+    async with client_of(server) as client:
+        assert await client.complete(HELLO) == Reply("hi", 11, 7)
+    assert "tools" not in server.requests[0].body
+
+
+async def test_the_calls_in_a_reply_keep_their_order(serve: Serve) -> None:
+    text = {"type": "text", "text": "I look."}
+    first, second = tool_use("toolu_b", {"code": "print(2)"}), tool_use("toolu_a", {"code": "print(1)"})
+    async with client_of(serve(used(text, first, second), used(second), used(second, usage=None))) as client:
+        both, alone, uncounted = [await client.complete(HELLO, tool=RUN_PYTHON) for _ in range(3)]
+    calls = (ToolCall("toolu_b", "print(2)"), ToolCall("toolu_a", "print(1)"))
+    assert both == Reply("I look.", 11, 7, calls=calls)
+    assert alone == Reply("", 11, 7, calls=calls[1:])
+    assert uncounted == Reply("", 5, 2, estimated=True, calls=calls[1:])
+
+
+async def test_the_thoughts_before_a_call_are_given_back_as_they_were(serve: Serve) -> None:
+    thoughts = [
+        {"type": "thinking", "thinking": "hm, ä", "signature": "x=="},
+        {"type": "redacted_thinking", "data": "abc"},
+        {"type": "thinking", "thinking": "and", "signature": "y=="},
+    ]
+    text = {"type": "text", "text": "I look."}
+    first, second = tool_use("toolu_a", {"code": "1"}), tool_use("toolu_b", {"code": "2"})
+    said = [*thoughts[:2], text, first, thoughts[2], second]
+    server = serve(used(*said), message("hi"))
+    async with client_of(server) as client:
+        reply = await client.complete(HELLO, tool=RUN_PYTHON)
+        results = [Message("tool", "1", answers=call.id) for call in reply.calls]
+        await client.complete([*HELLO, Message("assistant", reply.text, calls=reply.calls), *results], tool=RUN_PYTHON)
+    assert server.requests[1].body["messages"][1] == {"role": "assistant", "content": said}
+
+
+async def test_what_another_provider_wants_given_back_is_not_sent(serve: Serve) -> None:
+    server = serve(message("hi"))
+    async with client_of(server) as client:
+        await client.complete([Message("assistant", "", calls=(ToolCall("a", "1", "gemini eA=="),))], tool=RUN_PYTHON)
+    assert server.requests[0].body["messages"][0]["content"] == [tool_use("a", {"code": "1"})]

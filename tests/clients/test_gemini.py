@@ -11,6 +11,7 @@ import pytest
 
 from rlm_wasm.clients import GeminiClient, Message, Reply
 from rlm_wasm.errors import ClientError
+from rlm_wasm.prompts import RUN_PYTHON, Tool, ToolCall
 from tests.clients.server import ChatServer, Serve, Step, answer, cut, drip, hang
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_backends]
@@ -197,3 +198,91 @@ def test_one_client_serves_one_event_loop_after_another_and_leaves_none_open(ser
         assert anyio.run(client.complete, HELLO, backend=backend).text == "hi"
         assert server.all_disconnect()
     assert repr(client) == f"GeminiClient(model='gemini-test', host='127.0.0.1:{server.server_port}')"
+
+
+# The tool
+
+CALLS = (ToolCall("a", "print(1)"), ToolCall("b", "print('\ud800')"))
+TALK = [
+    *HELLO,
+    Message("assistant", "I look.", calls=CALLS),
+    Message("tool", "1", answers="a"),
+    Message("tool", "", answers="b"),
+]
+
+
+def function_call(code: str, **more: object) -> dict[str, object]:
+    return {"name": "run_python", "args": {"code": code}, **more}
+
+
+async def test_a_tool_its_calls_and_what_came_of_them_are_sent_as_parts(serve: Serve) -> None:
+    server = serve(content("hi"))
+    async with client_of(server) as client:
+        await client.complete(TALK, tool=Tool("work", "Works."))
+    body = server.requests[0].body
+    (declared,) = body["tools"][0]["functionDeclarations"]
+    schema = {"type": "OBJECT", "properties": {"code": {"type": "STRING"}}, "required": ["code"]}
+    assert declared == {"name": "work", "description": "Works.", "parameters": schema}
+    assert body["contents"][1:] == [
+        {
+            "role": "model",
+            "parts": [
+                {"text": "I look."},
+                {"functionCall": {"id": "a", "name": "work", "args": {"code": "print(1)"}}},
+                {"functionCall": {"id": "b", "name": "work", "args": {"code": "print('?')"}}},
+            ],
+        },
+        {
+            "role": "user",
+            "parts": [
+                {"functionResponse": {"id": "a", "name": "work", "response": {"output": "1"}}},
+                {"functionResponse": {"id": "b", "name": "work", "response": {"output": "(empty)"}}},
+            ],
+        },
+    ]
+
+
+async def test_without_a_tool_none_is_sent_and_no_call_is_read(serve: Serve) -> None:
+    server = serve(content("hi", {"functionCall": function_call("1")}))
+    async with client_of(server) as client:
+        assert await client.complete(HELLO) == Reply("hi", 11, 7)
+    assert "tools" not in server.requests[0].body
+
+
+async def test_the_calls_in_a_reply_keep_their_order_and_get_numbers(serve: Serve) -> None:
+    parts = [{"functionCall": function_call("print(2)")}, {"functionCall": function_call("print(1)", id="mine")}]
+    async with client_of(serve(content("I look.", *parts), content(*parts), content(*parts, usage=None))) as client:
+        both, alone, uncounted = [await client.complete(HELLO, tool=RUN_PYTHON) for _ in range(3)]
+    calls = (ToolCall("call_1", "print(2)"), ToolCall("mine", "print(1)"))
+    assert both == Reply("I look.", 11, 7, calls=calls)
+    assert alone == Reply("", 11, 7, calls=calls)
+    assert uncounted == Reply("", 5, 4, estimated=True, calls=calls)
+
+
+async def test_the_signature_of_a_call_is_given_back_as_it_was(serve: Serve) -> None:
+    said = [
+        {"functionCall": function_call("1", id="a"), "thoughtSignature": "/+A="},
+        {"functionCall": function_call("2", id="b")},
+    ]
+    server = serve(content({"text": "hm", "thought": True}, *said), content("hi"))
+    async with client_of(server) as client:
+        reply = await client.complete(HELLO, tool=RUN_PYTHON)
+        results = [Message("tool", "1", answers=call.id) for call in reply.calls]
+        await client.complete([*HELLO, Message("assistant", reply.text, calls=reply.calls), *results], tool=RUN_PYTHON)
+    sent = server.requests[1].body["contents"][1]["parts"]
+    # URL-safe or not, Google takes both
+    sent[0]["thoughtSignature"] = sent[0]["thoughtSignature"].replace("_", "/").replace("-", "+")
+    assert sent == said
+
+
+async def test_what_another_provider_wants_given_back_is_not_sent(serve: Serve) -> None:
+    server = serve(content("hi"))
+    calls = (ToolCall("a", "1", "anthropic []"),)
+    async with client_of(server) as client:
+        await client.complete([Message("assistant", "", calls=calls)], tool=RUN_PYTHON)
+    assert server.requests[0].body["contents"][0]["parts"] == [{"functionCall": function_call("1", id="a")}]
+
+
+async def test_a_call_that_the_model_wrote_wrongly_may_pass(serve: Serve) -> None:
+    error = await failure_of(serve(content(reason="MALFORMED_FUNCTION_CALL")))
+    assert (error.status, error.transient) == (200, True)
