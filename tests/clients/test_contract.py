@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -19,10 +21,14 @@ from rlm_wasm.clients import (
     Message,
     OpenAIClient,
     RateLimitedClient,
+    Reply,
     RetryingClient,
     ScriptedClient,
 )
+from rlm_wasm.clients.protocol import ToolClient
+from rlm_wasm.clients.scripted import run_python
 from rlm_wasm.errors import ClientError
+from rlm_wasm.prompts import RUN_PYTHON
 from tests.clients.server import Asked, Handler, Serve, answer, hang
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_backends]
@@ -33,8 +39,13 @@ FAILURE = "I was told to fail"
 Make = Callable[[Serve, Path], Client]
 
 
-def echo(prompt_of: Callable[[dict[str, Any]], str], said: Callable[[str], object]) -> Callable[[Handler, Asked], None]:
-    """A step for ever: "echo" and the prompt, an error for one that holds "fail", no word for one that holds "hang"."""
+def echo(
+    prompt_of: Callable[[dict[str, Any]], str], said: Callable[[str], object], did: Callable[[str], object] = str
+) -> Callable[[Handler, Asked], None]:
+    """A step for ever: "echo" and the prompt, an error for one that holds "fail", no word for one that holds "hang".
+
+    For one that holds "call", where a tool is offered, a call whose code is "echo" and the prompt.
+    """
 
     def step(handler: Handler, asked: Asked) -> None:
         handler.server.steps.append(step)
@@ -43,6 +54,8 @@ def echo(prompt_of: Callable[[dict[str, Any]], str], said: Callable[[str], objec
             hang(handler, asked)
         elif "fail" in prompt:
             answer(400, {"error": {"message": FAILURE}})(handler, asked)
+        elif "call" in prompt and "tools" in asked.body:
+            answer(200, did(f"echo {prompt}"))(handler, asked)
         else:
             answer(200, said(f"echo {prompt}"))(handler, asked)
 
@@ -50,32 +63,52 @@ def echo(prompt_of: Callable[[dict[str, Any]], str], said: Callable[[str], objec
 
 
 def make_openai(serve: Serve, folder: Path) -> Client:
-    def said(text: str) -> object:
-        choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    def said(text: str | None, **more: object) -> object:
+        choice = {"message": {"role": "assistant", "content": text, **more}, "finish_reason": "stop"}
         return {"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
 
-    server = serve(echo(lambda body: body["messages"][-1]["content"], said))
+    def did(code: str) -> object:
+        function = {"name": "run_python", "arguments": json.dumps({"code": code})}
+        return said(None, tool_calls=[{"id": "call_a", "type": "function", "function": function}])
+
+    server = serve(echo(lambda body: body["messages"][-1]["content"], said, did))
     return OpenAIClient("test-model", base_url=server.base_url, timeout=30)
 
 
 def make_anthropic(serve: Serve, folder: Path) -> Client:
-    def said(text: str) -> object:
-        return {
-            "content": [{"type": "text", "text": text}],
-            "stop_reason": "end_turn",
-            "usage": {"input_tokens": 3, "output_tokens": 2},
-        }
+    def body_of(**block: object) -> object:
+        return {"content": [block], "stop_reason": "end_turn", "usage": {"input_tokens": 3, "output_tokens": 2}}
 
-    server = serve(echo(lambda body: body["messages"][-1]["content"][-1]["text"], said))
+    def said(text: str) -> object:
+        return body_of(type="text", text=text)
+
+    def did(code: str) -> object:
+        return body_of(type="tool_use", id="toolu_a", name="run_python", input={"code": code})
+
+    def prompt_of(body: dict[str, Any]) -> str:
+        block = body["messages"][-1]["content"][-1]
+        return block["text"] if block["type"] == "text" else block["content"]
+
+    server = serve(echo(prompt_of, said, did))
     return AnthropicClient("test-model", base_url=server.base_url.removesuffix("/v1"), timeout=30)
 
 
 def make_gemini(serve: Serve, folder: Path) -> Client:
-    def said(text: str) -> object:
-        candidate = {"content": {"parts": [{"text": text}], "role": "model"}, "finishReason": "STOP"}
+    def body_of(**part: object) -> object:
+        candidate = {"content": {"parts": [part], "role": "model"}, "finishReason": "STOP"}
         return {"candidates": [candidate], "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 2}}
 
-    server = serve(echo(lambda body: body["contents"][-1]["parts"][-1]["text"], said))
+    def said(text: str) -> object:
+        return body_of(text=text)
+
+    def did(code: str) -> object:
+        return body_of(functionCall={"name": "run_python", "args": {"code": code}})
+
+    def prompt_of(body: dict[str, Any]) -> str:
+        part = body["contents"][-1]["parts"][-1]
+        return part["text"] if "text" in part else part["functionResponse"]["response"]["output"]
+
+    server = serve(echo(prompt_of, said, did))
     return GeminiClient("test-model", base_url=server.base_url.removesuffix("/v1"), timeout=30)
 
 
@@ -95,7 +128,10 @@ def make_scripted(serve: Serve, folder: Path) -> Client:
         await anyio.sleep_forever()
         raise AssertionError
 
-    rules = [("hang", wait), ("fail", ClientError(FAILURE)), ("", lambda prompt: f"echo {prompt}")]
+    def called(prompt: str) -> Reply:
+        return run_python(f"echo {prompt}")
+
+    rules = [("hang", wait), ("fail", ClientError(FAILURE)), ("call", called), ("", lambda prompt: f"echo {prompt}")]
     return ScriptedClient(rules=rules, model="test-model")
 
 
@@ -117,7 +153,7 @@ def make_rate_limited(serve: Serve, folder: Path) -> Client:
 
 
 def make_all_in_one(serve: Serve, folder: Path) -> Client:
-    inner = FallbackClient(RetryingClient(RateLimitedClient(make_generic(serve, folder), requests_per_minute=1e6)))
+    inner = FallbackClient(RetryingClient(RateLimitedClient(make_openai(serve, folder), requests_per_minute=1e6)))
     return CachedClient(inner, folder / "replies.sqlite")
 
 
@@ -126,9 +162,17 @@ MAKERS: dict[str, Make] = {
 }
 
 
+WITHOUT_TOOLS = {"generic"}
+
+
 @pytest.fixture(params=MAKERS)
 def client(request: pytest.FixtureRequest, serve: Serve, tmp_path: Path) -> Client:
     return MAKERS[request.param](serve, tmp_path)
+
+
+@pytest.fixture(params=[name for name in MAKERS if name not in WITHOUT_TOOLS])
+def tool_client(request: pytest.FixtureRequest, serve: Serve, tmp_path: Path) -> ToolClient:
+    return cast(ToolClient, MAKERS[request.param](serve, tmp_path))
 
 
 async def test_every_client_answers_and_counts(client: Client) -> None:
@@ -171,3 +215,25 @@ async def test_every_client_can_be_cancelled_and_answers_the_next(client: Client
             await anyio.wait_all_tasks_blocked()
             tasks.cancel_scope.cancel()
         assert (await client.complete([Message("user", "again")])).text == "echo again"
+
+
+async def test_every_client_with_tools_brings_calls_and_takes_what_came_of_them(tool_client: ToolClient) -> None:
+    talk = [Message("user", "call")]
+    reply = await tool_client.complete(talk, tool=RUN_PYTHON, max_output_tokens=100)
+    (call,) = reply.calls
+    assert (reply.text, call.code) == ("", "echo call")
+    assert call.id
+    talk += [Message("assistant", reply.text, calls=reply.calls), Message("tool", "bye", answers=call.id)]
+    reply = await tool_client.complete(talk, tool=RUN_PYTHON)
+    assert (reply.text, reply.calls) == ("echo bye", ())
+
+
+async def test_every_client_with_tools_may_be_given_none(tool_client: ToolClient) -> None:
+    reply = await tool_client.complete(HELLO, tool=None)
+    assert (reply.text, reply.calls) == ("echo hello", ())
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_whether_a_client_has_tools_shows_in_its_signature(name: str, serve: Serve, tmp_path: Path) -> None:
+    parameters = inspect.signature(MAKERS[name](serve, tmp_path).complete).parameters
+    assert ("tool" in parameters) == (name not in WITHOUT_TOOLS)
