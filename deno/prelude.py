@@ -324,6 +324,11 @@ def run_cell(code, number):
             value = None
 
 
+def end_lost_cell():
+    """What `run_cell` returns, for a cell whose stack an interrupt has missed: it never goes on."""
+    return finished(stdout.output, "KeyboardInterrupt", None)
+
+
 def keep_reserve():
     """Set memory aside, unless there is so little left that a cell needs it more."""
     if Cell.reserve is None:

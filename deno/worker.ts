@@ -28,6 +28,7 @@ interface PyFunction {
 interface Prelude {
   connect: PyFunction;
   run_cell: PyFunction;
+  end_lost_cell: PyFunction;
   load_buffer: PyFunction;
   decode_variable: PyFunction;
   equip: PyFunction;
@@ -81,6 +82,14 @@ const waiting = new Map<number, Waiting>();
 let lastId = 0;
 let interrupts: Uint8Array;
 let goingToWait = false;
+/**
+ * What `runCell` is told when an interrupt finds nobody who computes or waits. One in some hundred that come while
+ * threads are being started is raised between two stacks, and the one to which it should have come never goes on.
+ */
+const LOST = Symbol();
+/** How long an interrupt lies unread before that is said, in milliseconds. */
+const LOST_AFTER = 50;
+let stackLost = () => {};
 let prelude: Prelude;
 let loadings: typeof Loadings;
 let memory: Loadings.Module;
@@ -134,8 +143,17 @@ const signals = {
 
 /** An interrupt that found nobody computing ends the waits instead: they raise KeyboardInterrupt. */
 function interruptWaits(): void {
-  // where nobody waits, the cell is about to start: it finds the interrupt itself
-  if (waiting.size === 0 || Atomics.compareExchange(interrupts, 0, 2, 0) !== 2) return;
+  const interrupted = job;
+  if (waiting.size === 0) {
+    // the cell is about to start or to go on, and finds the interrupt itself; one that does not has lost its stack
+    later(() => {
+      if (running && job === interrupted && waiting.size === 0 && Atomics.load(interrupts, 0) === 2) {
+        stackLost();
+      }
+    }, LOST_AFTER);
+    return;
+  }
+  if (Atomics.compareExchange(interrupts, 0, 2, 0) !== 2) return;
   for (const id of [...waiting.keys()]) settle(id, undefined);
 }
 
@@ -348,13 +366,17 @@ function dead(error: unknown): void {
 }
 
 async function runCell(code: string, number: number): Promise<unknown> {
+  const lost = new Promise<typeof LOST>((resolve) => stackLost = () => resolve(LOST));
   try {
-    return await prelude.run_cell.callPromising(code, number);
+    const result = await Promise.race([prelude.run_cell.callPromising(code, number), lost]);
+    if (result !== LOST) return result;
+    Atomics.store(interrupts, 0, 0);
+    return await prelude.end_lost_cell.callPromising();
   } catch (error) {
-    if (!isInterrupt(error)) throw error;
     // the interrupt came at the function's first instruction, where nothing can catch it: the cell never began
-    return await prelude.run_cell.callPromising("raise KeyboardInterrupt", number);
+    if (!isInterrupt(error)) throw error;
   }
+  return await prelude.run_cell.callPromising("raise KeyboardInterrupt", number);
 }
 
 async function run(id: number, act: () => unknown): Promise<void> {

@@ -53,6 +53,8 @@ ENDLESS = {
     "an empty queue": "import queue\nqueue.Queue().get()",
     "threads": "import time\nfrom concurrent.futures import ThreadPoolExecutor\n"
     "with ThreadPoolExecutor() as pool: list(pool.map(time.sleep, [1000, 1000]))",
+    "a wait that nobody here knows of": "import asyncio\nfrom pyodide.ffi import run_sync\n"
+    "run_sync(asyncio.get_event_loop().create_future())",
     "an endless repr": "class Endless:\n    def __repr__(self):\n        while True: pass\nrepr(Endless())",
     "an endless FINAL": "class Endless(dict):\n    def __iter__(self):\n        while True: pass\n"
     "    keys = __iter__\nFINAL(Endless(a=1))",
