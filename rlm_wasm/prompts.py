@@ -224,3 +224,35 @@ def closing(reason: str, dialect: Dialect = HOUSE) -> str:
         f"This is the end of the work ({reason}). Give your best answer now, from what you have seen: either "
         f"{dialect.finish} {where}, where your variables still exist, or the answer alone as plain text."
     )
+
+
+def cut_output(head: str, tail: str, left_out: int, number: int) -> str:
+    """What is left of an old output when the conversation fills the window. `left_out` is in tokens."""
+    note = f"(about {left_out:,} tokens of this old output are left out here: history[{number}][1] has all of it)"
+    return f"{head.rstrip()}\n[...]\n{note}\n[...]\n{tail.lstrip()}"
+
+
+SUMMARIZE = (
+    "The messages so far will be taken away, because they fill your window. Write the summary from which you will go "
+    "on, as plain text and without any code to run: what was asked, what has been done and found (with the exact "
+    "figures, names and quotes that the answer may rest on), which variables in the REPL hold what, what did not work, "
+    "and what is to be done next."
+)
+"""Asks the root model for what replaces its own old messages."""
+
+
+def summarized(summary: str, last: int) -> tuple[str, str]:
+    """What stands for old messages that were summed up: as if the model had said it, and what it is told then."""
+    told = f"(This summary stands for your replies so far, and what came of them.{_in_history(last)})"
+    return f"Summary of my work so far:\n{summary}", told
+
+
+def left_out(last: int) -> tuple[str, str]:
+    """What stands for old messages that were left out: as if the model had said it, and what it is told then."""
+    told = f"(Your first replies, and what came of them, are left out here.{_in_history(last)})"
+    return "(left out)", told
+
+
+def _in_history(last: int) -> str:
+    which = "history[0] holds" if last == 0 else f"history[0] to history[{last}] hold"
+    return f" Every variable is kept; {which} them in the REPL, as (reply, output)."

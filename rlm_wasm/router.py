@@ -26,6 +26,7 @@ from rlm_wasm.limits import Budget, Usage
 from rlm_wasm.parsing import without_thought
 from rlm_wasm.rlm import RLM
 from rlm_wasm.trajectory import Completion, StoppedBy
+from rlm_wasm.windows import says_too_long
 
 Route = Literal["plain", "rlm"]
 
@@ -295,16 +296,3 @@ def _read(reply: str, output: Any) -> object:
         return msgspec.convert(text, output)
     except msgspec.ValidationError:
         raise _NotPlain(f"the reply to the plain call did not fit the type asked for ({mismatch})") from mismatch
-
-
-# In the words of OpenAI, Azure, Anthropic, Google, vLLM, llama.cpp and those who pass their errors on.
-_TOO_LONG = re.compile(
-    r"context[_ ](?:length|window|size)|maximum context|too (?:long|large|many (?:input )?tokens)"
-    r"|token count .{0,40}exceeds|maximum number of (?:input )?tokens|reduce the (?:length|size) of|string_above_max",
-    re.IGNORECASE,
-)
-
-
-def says_too_long(error: ClientError) -> bool:
-    """Whether a model could not be asked because the prompt was too long for it, by the status or the words."""
-    return error.status == 413 or _TOO_LONG.search(str(error)) is not None

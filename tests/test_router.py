@@ -23,7 +23,8 @@ from rlm_wasm import (
 )
 from rlm_wasm.contexts import as_text
 from rlm_wasm.events import RootReplied, RunStarted, RunStopped
-from rlm_wasm.router import PROFILES, choose_profile, says_too_long
+from rlm_wasm.router import PROFILES, choose_profile
+from rlm_wasm.windows import says_too_long
 
 pytestmark = pytest.mark.anyio
 
