@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, cast
 
 import anyio
+import anyio.to_thread
 import msgspec
 
 from rlm_wasm import prompts
@@ -21,6 +22,7 @@ from rlm_wasm.events import CallFinished, CallStarted, Emitter
 from rlm_wasm.limits import Budget, ModelUsage, Usage
 from rlm_wasm.prompts import Tool
 from rlm_wasm.trajectory import Call, Completion
+from rlm_wasm.windows import count_tokens, surely_fits
 
 # past this no model's window would hold it; it also bounds what a cell can make the host keep
 MAX_PROMPT_CHARS = 8_000_000
@@ -43,12 +45,14 @@ RunChild = Callable[[ChildAsked, Callable[[Completion], None]], Awaitable[Comple
 class Models(msgspec.Struct, frozen=True):
     """The clients that a run may use: the root model's, the sub model's, and `others` by the names that cells may use.
 
-    `llm_query(model=)` may name any of them.
+    `llm_query(model=)` may name any of them. `windows` are in tokens, by `Client.model`; one that is not there is not
+    known, and nothing is held against it.
     """
 
     root: Client
     sub: Client
     others: Mapping[str, Client] = {}
+    windows: Mapping[str, int] = {}
 
     def named(self, name: object) -> Client:
         """The client of a name that a cell gave; None is the sub model. Raises FunctionError for any other."""
@@ -193,10 +197,24 @@ class Bridge:
 
     async def _ask(self, prompt: str, client: Client, *, of: int, max_tokens: int | None) -> str:
         async with self._recorded("llm_query", client.model, prompt, of) as record:
+            await self._check_window(prompt, client.model)
             messages = [Message("user", prompt)]
             reply = await self.complete(messages, client, inside=True, max_output_tokens=max_tokens)
             record.answered(reply.text, reply.input_tokens, reply.output_tokens)
             return reply.text
+
+    async def _check_window(self, prompt: str, model: str) -> None:
+        """Raise FunctionError for a prompt that has more tokens than its model's window, if that is known."""
+        window = self._models.windows.get(model)
+        if window is None or surely_fits(prompt, window):
+            return
+        # tokenizing a long prompt takes seconds
+        tokens = await anyio.to_thread.run_sync(count_tokens, prompt, model)
+        if tokens > window:
+            raise FunctionError(
+                f"the prompt has about {tokens:,} tokens, more than the {window:,} of the window of {model}: nothing "
+                "was asked; cut it into pieces"
+            )
 
     async def _ask_child(self, run_child: RunChild, asked: ChildAsked) -> Any:
         async with self._recorded("rlm_query", asked.model.model, asked.question, 1) as record:

@@ -26,6 +26,7 @@ from rlm_wasm.retrievers import Retriever, offered
 from rlm_wasm.run import Run, Shared
 from rlm_wasm.sandbox import SandboxOptions, SandboxPool
 from rlm_wasm.trajectory import Completion
+from rlm_wasm.windows import check_windows
 
 Result = TypeVar("Result")
 
@@ -43,8 +44,10 @@ class RLM:
     `Dialect`; `act` says otherwise than it how code is carried, in "fences" or by the native "tool" `run_python`.
     `guards` stand between a model and an answer that rests on nothing. `functions` are the caller's own host functions
     that cells may call; `retriever` gives them `search` and `get_document` too. `prices` are added to `DEFAULT_PRICES`,
-    US dollars per million tokens by model name. `sandbox` chooses the sandboxes' options. `max_concurrency` is how many
-    model calls, and how many children of one batch, run at once. `listeners` hear every event of every run.
+    US dollars per million tokens by model name. `windows` are the models' windows, in tokens by model name: a
+    sub-prompt that does not fit is refused before it is paid for, and the root's messages are kept within its own; one
+    that is not named is not known. `sandbox` chooses the sandboxes' options. `max_concurrency` is how many model calls,
+    and how many children of one batch, run at once. `listeners` hear every event of every run.
 
     As a context manager (`async with RLM(...) as rlm`) it keeps `warm` sandboxes booted between its runs; otherwise
     each run starts its own. `pool` lends sandboxes from elsewhere: one that was opened with `options=rlm.sandbox` of an
@@ -64,6 +67,7 @@ class RLM:
         functions: Mapping[str, Callable[..., Any]] | None = None,
         retriever: Retriever | None = None,
         prices: Mapping[str, Price] | None = None,
+        windows: Mapping[str, int] | None = None,
         sandbox: SandboxOptions | None = None,
         pool: SandboxPool | None = None,
         warm: int = 2,
@@ -75,7 +79,8 @@ class RLM:
         root = _client(model, "model")
         sub = root if sub_model is None else _client(sub_model, "sub_model")
         others = {name: _client(model, f"models[{name!r}]") for name, model in (models or {}).items()}
-        self.models = Models(root, sub, others)
+        check_windows(windows or {})
+        self.models = Models(root, sub, others, dict(windows or {}))
         chosen = dialects.find(dialect)
         self.dialect = chosen if act is None else msgspec.structs.replace(chosen, act=act)
         if self.dialect.act == "tool" and "tool" not in inspect.signature(root.complete).parameters:
@@ -215,7 +220,7 @@ def _client(model: object, name: str) -> Client:
 
 
 BRIDGE_NAMES = frozenset({"llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched", "budget"})
-RESERVED_NAMES = BRIDGE_NAMES | {"context", "FINAL", "FINAL_VAR", "SHOW_VARS", "print"}
+RESERVED_NAMES = BRIDGE_NAMES | {"context", "history", "FINAL", "FINAL_VAR", "SHOW_VARS", "print"}
 
 
 def _placeholders(names: Sequence[str]) -> dict[str, Callable[..., Any]]:
