@@ -6,11 +6,13 @@ charged are elsewhere.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import anyio
@@ -48,6 +50,7 @@ from rlm_wasm.limits import Budget, Limits
 from rlm_wasm.parsing import Parsed, final_is_literal
 from rlm_wasm.sandbox import Sandbox, SandboxPool
 from rlm_wasm.trajectory import CellRun, Completion, Iteration, StoppedBy
+from rlm_wasm.windows import Window
 
 # a cell's calls are given up when it ends, and a child's cell may take the 2.5 s that an interrupted one is given
 _CALLS_END_WITHIN = 5.0
@@ -118,7 +121,8 @@ class Run:
             refuses_child=self._refuses_child,
         )
         self._dialect = shared.dialect
-        self._conversation = Conversation(shared.dialect)
+        root = shared.models.root.model
+        self._conversation = Conversation(shared.dialect, Window(root, shared.models.windows.get(root)))
         self._watch = Watch(shared.guards)
         self._iterations: list[Iteration] = []
         self._errors_in_a_row = 0
@@ -218,9 +222,8 @@ class Run:
             await sandbox.load(context=self._context.value)
             await sandbox.equip(self._dialect.equipment, self._dialect.library)
             look = await self._first_look(sandbox)
-            self._conversation.messages = prompts.first(
-                self._system(sandbox), self._question, self._context.description, self._dialect, look
-            )
+            system, described = self._system(sandbox), self._context.description
+            self._conversation.open(prompts.first(system, self._question, described, self._dialect, look))
             number = 0
             try:
                 for number in range(1, self._limits.iterations + 1):
@@ -264,7 +267,7 @@ class Run:
 
     async def _iterate(self, sandbox: Sandbox, number: int) -> None:
         """One reply, its code, one observation. Raises Finished or Stopped."""
-        reply = await self._ask_root()
+        reply = await self._ask_root(sandbox)
         parsed = self._conversation.read(reply)
         cells: list[CellRun] = []
         observation = ""
@@ -300,13 +303,15 @@ class Run:
         self._printed.append(text)
         self._emitter.emit(Printed(stream=stream, text=text))
 
-    async def _ask_root(self) -> Reply:
+    async def _ask_root(self, sandbox: Sandbox) -> Reply:
         started = time.monotonic()
+        # a child's root calls are made for a cell of its parent, and counted so
+        tool = prompts.RUN_PYTHON if self._dialect.act == "tool" else None
+        complete = functools.partial(
+            self._bridge.complete, client=self._shared.models.root, inside=self._depth > 0, tool=tool
+        )
         try:
-            # a child's root calls are made for a cell of its parent, and counted so
-            tool = prompts.RUN_PYTHON if self._dialect.act == "tool" else None
-            messages = self._conversation.messages
-            reply = await self._bridge.complete(messages, self._shared.models.root, inside=self._depth > 0, tool=tool)
+            reply = await self._conversation.ask(complete)
         except LimitExceeded as error:
             raise Stopped(cast(StoppedBy, error.limit), error) from error
         self._emitter.emit(
@@ -317,6 +322,10 @@ class Run:
                 seconds=time.monotonic() - started,
             )
         )
+        if self._conversation.shortened:
+            # without it the run goes on: a lost sandbox is told of after the next cell
+            with suppress(ValueError, SandboxCrashed, SandboxTimeout, ProtocolError):
+                await sandbox.load(history=self._conversation.history)
         return reply
 
     async def _act(self, sandbox: Sandbox, parsed: Parsed, cells: list[CellRun]) -> list[str]:
@@ -438,7 +447,7 @@ class Run:
         """One more call for the best answer from what was seen; None if it cannot be paid, or gives none."""
         self._conversation.close(f"limit reached: {stopped.by}")
         try:
-            reply = await self._ask_root()
+            reply = await self._ask_root(sandbox)
         except (Stopped, ClientError):
             # the run has ended for a reason of its own, which stays the reason
             return None
