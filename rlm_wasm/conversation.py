@@ -16,7 +16,7 @@ from rlm_wasm.clients.protocol import Message, Reply
 from rlm_wasm.dialects import Dialect
 from rlm_wasm.errors import ClientError, LimitExceeded
 from rlm_wasm.parsing import Parsed, parse, without_thought
-from rlm_wasm.windows import Exchange, Window
+from rlm_wasm.windows import Cutting, Exchange, Window
 
 Complete = Callable[[Sequence[Message]], Awaitable[Reply]]
 
@@ -27,11 +27,12 @@ _SUMMARY_LEAST = 100
 
 
 class Conversation:
-    """The messages of one run. `window` is the root model's."""
+    """The messages of one run. `window` is the root model's, `cutting` how old outputs are cut to fit it."""
 
-    def __init__(self, dialect: Dialect, window: Window | None = None) -> None:
+    def __init__(self, dialect: Dialect, window: Window | None = None, cutting: Cutting | None = None) -> None:
         self._dialect = dialect
         self._window = window or Window("")
+        self._cutting = cutting or Cutting()
         self._opening: list[Message] = []
         self._exchanges: list[Exchange] = []
         self.history: list[tuple[str, str]] = []
@@ -118,7 +119,7 @@ class Conversation:
     def _shrunk(self) -> list[Exchange]:
         assert self._window.tokens is not None
         room = self._room(self._window.tokens)
-        return windows.shrink(self._exchanges, room, self._window.measure, self._window.model)
+        return windows.shrink(self._exchanges, room, self._window.measure, self._window.model, self._cutting)
 
     def _room(self, tokens: int) -> int:
         """How many tokens there are for the exchanges."""

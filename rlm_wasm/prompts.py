@@ -226,9 +226,9 @@ def closing(reason: str, dialect: Dialect = HOUSE) -> str:
     )
 
 
-def cut_output(head: str, tail: str, left_out: int, number: int) -> str:
-    """What is left of an old output when the conversation fills the window. `left_out` is in tokens."""
-    note = f"(about {left_out:,} tokens of this old output are left out here: history[{number}][1] has all of it)"
+def cut_output(head: str, tail: str, left_out: int, unit: str, number: int) -> str:
+    """What is left of an old output when the conversation fills the window. `unit` is of `left_out`, in the plural."""
+    note = f"(about {left_out:,} {unit} of this old output are left out here: history[{number}][1] has all of it)"
     return f"{head.rstrip()}\n[...]\n{note}\n[...]\n{tail.lstrip()}"
 
 

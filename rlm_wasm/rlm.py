@@ -26,7 +26,7 @@ from rlm_wasm.retrievers import Retriever, offered
 from rlm_wasm.run import Run, Shared
 from rlm_wasm.sandbox import SandboxOptions, SandboxPool
 from rlm_wasm.trajectory import Completion
-from rlm_wasm.windows import check_windows
+from rlm_wasm.windows import Cutting, check_windows
 
 Result = TypeVar("Result")
 
@@ -46,8 +46,9 @@ class RLM:
     that cells may call; `retriever` gives them `search` and `get_document` too. `prices` are added to `DEFAULT_PRICES`,
     US dollars per million tokens by model name. `windows` are the models' windows, in tokens by model name: a
     sub-prompt that does not fit is refused before it is paid for, and the root's messages are kept within its own; one
-    that is not named is not known. `sandbox` chooses the sandboxes' options. `max_concurrency` is how many model calls,
-    and how many children of one batch, run at once. `listeners` hear every event of every run.
+    that is not named is not known. `cutting` says how old outputs are cut for that. `sandbox` chooses the sandboxes'
+    options. `max_concurrency` is how many model calls, and how many children of one batch, run at once. `listeners`
+    hear every event of every run.
 
     As a context manager (`async with RLM(...) as rlm`) it keeps `warm` sandboxes booted between its runs; otherwise
     each run starts its own. `pool` lends sandboxes from elsewhere: one that was opened with `options=rlm.sandbox` of an
@@ -68,6 +69,7 @@ class RLM:
         retriever: Retriever | None = None,
         prices: Mapping[str, Price] | None = None,
         windows: Mapping[str, int] | None = None,
+        cutting: Cutting | None = None,
         sandbox: SandboxOptions | None = None,
         pool: SandboxPool | None = None,
         warm: int = 2,
@@ -79,6 +81,7 @@ class RLM:
         root = _client(model, "model")
         sub = root if sub_model is None else _client(sub_model, "sub_model")
         others = {name: _client(model, f"models[{name!r}]") for name, model in (models or {}).items()}
+        self.cutting = cutting or Cutting()
         check_windows(windows or {})
         self.models = Models(root, sub, others, dict(windows or {}))
         chosen = dialects.find(dialect)
@@ -192,6 +195,7 @@ class RLM:
                 stop=stop,
                 dialect=self.dialect,
                 guards=self.guards,
+                cutting=self.cutting,
             )
             return await Run(shared, question, prepared, output, depth=0, parent=None).answer()
 

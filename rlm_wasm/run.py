@@ -50,7 +50,7 @@ from rlm_wasm.limits import Budget, Limits
 from rlm_wasm.parsing import Parsed, final_is_literal
 from rlm_wasm.sandbox import Sandbox, SandboxPool
 from rlm_wasm.trajectory import CellRun, Completion, Iteration, StoppedBy
-from rlm_wasm.windows import Window
+from rlm_wasm.windows import Cutting, Window
 
 # a cell's calls are given up when it ends, and a child's cell may take the 2.5 s that an interrupted one is given
 _CALLS_END_WITHIN = 5.0
@@ -70,6 +70,7 @@ class Shared(msgspec.Struct, frozen=True):
     stop: anyio.Event | None
     dialect: Dialect = HOUSE
     guards: Guards = Guards()
+    cutting: Cutting = Cutting()
 
 
 class Stopped(Exception):
@@ -122,7 +123,8 @@ class Run:
         )
         self._dialect = shared.dialect
         root = shared.models.root.model
-        self._conversation = Conversation(shared.dialect, Window(root, shared.models.windows.get(root)))
+        window = Window(root, shared.models.windows.get(root))
+        self._conversation = Conversation(shared.dialect, window, shared.cutting)
         self._watch = Watch(shared.guards)
         self._iterations: list[Iteration] = []
         self._errors_in_a_row = 0

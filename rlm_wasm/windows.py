@@ -14,7 +14,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -32,10 +32,6 @@ _USUAL_ENCODING = "o200k_base"
 _ENCODING_FILES = "https://openaipublic.blob.core.windows.net/encodings/"
 # A quarter, so that a small window is not eaten up by it; at most what a long thought and a long cell take together.
 _REPLY_SHARE, _REPLY_MOST = 4, 16_000
-# What is left of an old output, and how full the room may then be. First as much as tells what it was (40 lines), and
-# a quarter of the room is made free at once: cutting a little at every reply would undo the provider's prompt cache
-# every time. Then its first and last lines, of as few as will do.
-_CUTS = ((500, 0.75), (100, 1.0))
 
 
 # --- counting --------------------------------------------------------------------------------------------------------
@@ -113,32 +109,67 @@ def says_too_long(error: ClientError) -> bool:
 # --- cutting ---------------------------------------------------------------------------------------------------------
 
 
+Unit = Literal["characters", "words", "tokens"]
+
+
+class Cutting(msgspec.Struct, frozen=True, kw_only=True):
+    """What is left of an old output when the conversation fills the window: so many of a unit, half at each end.
+
+    First `keep` of each that is cut, and a quarter of the room is made free at once: cutting a little at every reply
+    would undo the provider's prompt cache every time. If all were cut and it is still too much, `least` of as few as
+    will do. Raises ValueError unless 0 < least <= keep.
+    """
+
+    by: Unit = "tokens"  # what a window is measured in; a table or base64 has few words, and many tokens
+    keep: int = 500  # about 40 lines: enough to see what it was
+    least: int = 100  # the first lines and the last
+
+    def __post_init__(self) -> None:
+        if self.by not in get_args(Unit):
+            raise ValueError(f"Cutting.by must be one of {', '.join(get_args(Unit))}, not {self.by!r}")
+        if not 0 < self.least <= self.keep:
+            raise ValueError(f"Cutting: least ({self.least!r}) must be above 0, and keep ({self.keep!r}) no less")
+
+
 class Cut(msgspec.Struct, frozen=True):
-    """A text without its middle; `left_out` is in tokens."""
+    """A text without its middle; `left_out` is how much that is, in the unit by which it was cut."""
 
     head: str
     tail: str
     left_out: int
 
 
-def cut(text: str, most: int, model: str) -> Cut | None:
-    """The head and tail of a text that has more than `most` tokens, half of them each; None if it has no more."""
-    if surely_fits(text, most):
+def cut(text: str, most: int, model: str, by: Unit = "tokens") -> Cut | None:
+    """The head and tail of a text that has more than `most` of a unit; None if it has no more.
+
+    A model's tokens are those of `count_tokens`.
+    """
+    if len(text) <= most and by != "tokens":
         return None
+    first, last = most - most // 2, most // 2
+    if by == "characters":
+        return Cut(text[:first], text[len(text) - last :], len(text) - most)
+    if by == "words":
+        words = [found.span() for found in re.finditer(r"\S+", text)]
+        if len(words) <= most:
+            return None
+        tail = text[words[-last][0] :] if last else ""
+        return Cut(text[: words[first - 1][1]], tail, len(words) - most)
+    return _cut_by_tokens(text, first, last, model)
+
+
+def _cut_by_tokens(text: str, first: int, last: int, model: str) -> Cut | None:
     encoding = _encoding(model)
     if encoding is None:
-        tokens = count_tokens(text, model)
-        if tokens <= most:
-            return None
-        half = most * _CHARS_PER_TOKEN // 2
-        return Cut(text[:half], text[len(text) - half :], tokens - most)
+        left_out = count_tokens(text, model) - first - last
+        tail = text[len(text) - last * _CHARS_PER_TOKEN :]
+        return Cut(text[: first * _CHARS_PER_TOKEN], tail, left_out) if left_out > 0 else None
     numbers = [number for piece in _pieces(text) for number in encoding.encode_ordinary(piece)]
-    if len(numbers) <= most:
+    left_out = len(numbers) - first - last
+    if left_out <= 0:
         return None
-    half = most // 2
     # a character that is cut through becomes U+FFFD, at the border of what is left out
-    head, tail = encoding.decode(numbers[:half]), encoding.decode(numbers[len(numbers) - half :])
-    return Cut(head, tail, len(numbers) - 2 * half)
+    return Cut(encoding.decode(numbers[:first]), encoding.decode(numbers[len(numbers) - last :]), left_out)
 
 
 # --- deciding --------------------------------------------------------------------------------------------------------
@@ -169,7 +200,7 @@ def size(messages: Sequence[Message], measure: Measure) -> int:
     return sum(measure(message) for message in messages)
 
 
-def shrink(exchanges: Sequence[Exchange], room: int, measure: Measure, model: str) -> list[Exchange]:
+def shrink(exchanges: Sequence[Exchange], room: int, measure: Measure, model: str, cutting: Cutting) -> list[Exchange]:
     """The exchanges with old outputs cut, the oldest first, the last exchange never.
 
     Those that fit are given back as they are; if all were cut, they may still take more than `room` tokens.
@@ -178,24 +209,24 @@ def shrink(exchanges: Sequence[Exchange], room: int, measure: Measure, model: st
     taken = sum(size(exchange.messages, measure) for exchange in kept)
     if taken <= room:
         return kept
-    for most, share in _CUTS:
+    for most, share in ((cutting.keep, 0.75), (cutting.least, 1.0)):
         for place, exchange in enumerate(kept[:-1]):
             if taken <= room * share:
                 return kept
-            shorter = _cut_outputs(exchange, most, measure, model)
+            shorter = _cut_outputs(exchange, most, cutting.by, measure, model)
             taken -= size(exchange.messages, measure) - size(shorter.messages, measure)
             kept[place] = shorter
     return kept
 
 
-def _cut_outputs(exchange: Exchange, most: int, measure: Measure, model: str) -> Exchange:
+def _cut_outputs(exchange: Exchange, most: int, by: Unit, measure: Measure, model: str) -> Exchange:
     whole = exchange.whole or exchange.messages
     shorter: list[Message] = []
     for message, now in zip(whole, exchange.messages, strict=True):
         # what the model wrote itself is how it knows what it did: only a summary replaces that
-        parts = None if message.role == "assistant" else cut(message.content, most, model)
+        parts = None if message.role == "assistant" else cut(message.content, most, model, by)
         if parts is not None:
-            text = prompts.cut_output(parts.head, parts.tail, parts.left_out, exchange.number)
+            text = prompts.cut_output(parts.head, parts.tail, parts.left_out, by, exchange.number)
             cut_message = msgspec.structs.replace(message, content=text)
             now = cut_message if measure(cut_message) < measure(now) else now
         shorter.append(now)

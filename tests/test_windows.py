@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlm_wasm import RLM, ClientError, Completion, Limits, Message, Reply, ScriptedClient, windows
+from rlm_wasm import RLM, ClientError, Completion, Cutting, Limits, Message, Reply, ScriptedClient, windows
 from rlm_wasm.clients.scripted import run_python
 from rlm_wasm.conversation import Conversation
 from rlm_wasm.dialects import HOUSE
@@ -131,6 +131,26 @@ def test_a_cut_text_keeps_its_ends_and_says_how_much_is_gone(text: str, most: in
         assert parts.left_out == count_tokens(text, "any") - most
 
 
+@given(st.text("ab \n", max_size=300), st.integers(1, 40), st.sampled_from(["characters", "words"]))
+def test_characters_and_words_are_cut_likewise(text: str, most: int, by: Any) -> None:
+    def count(text: str) -> int:
+        return len(text) if by == "characters" else len(text.split())
+
+    parts = cut(text, most, "any", by)
+    assert (parts is None) is (count(text) <= most)
+    if parts is not None:
+        assert text.startswith(parts.head)
+        assert text.endswith(parts.tail)
+        assert count(parts.head) + count(parts.tail) == most
+        assert parts.left_out == count(text) - most
+
+
+@pytest.mark.parametrize("wrong", [{"by": "lines"}, {"least": 0}, {"keep": 50}])
+def test_a_cutting_that_makes_no_sense_is_the_callers_mistake(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"must be"):
+        Cutting(**wrong)
+
+
 # --- deciding --------------------------------------------------------------------------------------------------------
 
 
@@ -159,7 +179,7 @@ def exchanges(draw: st.DrawFn) -> list[Exchange]:
 
 @given(exchanges(), st.integers(-100, 6000))
 def test_shrinking_touches_old_outputs_alone_and_never_lengthens(given: list[Exchange], room: int) -> None:
-    kept = shrink(given, room, measure, "any")
+    kept = shrink(given, room, measure, "any", Cutting())
     assert len(kept) == len(given)
     assert kept[-1] == given[-1]
     assert taken(kept) <= taken(given)
@@ -174,7 +194,7 @@ def test_shrinking_touches_old_outputs_alone_and_never_lengthens(given: list[Exc
         # then no output but the last is longer than what is left of one at least
         assert all(measure(message) <= 200 for now in kept[:-1] for message in now.messages[1:])
     # cut a second time, it is the whole that is cut
-    again = shrink(kept, room // 2, measure, "any")
+    again = shrink(kept, room // 2, measure, "any", Cutting())
     assert all(now.whole in ((), before.messages) for now, before in zip(again, given, strict=True))
 
 
@@ -268,6 +288,15 @@ async def test_old_outputs_shrink_first_and_history_has_them_whole() -> None:
     assert "." * 8000 in last[-1].content
     assert len(root.calls) == 5
     assert "." * 8000 in (done.trajectory[0].observation or "")
+
+
+async def test_old_outputs_are_cut_by_the_unit_that_was_chosen() -> None:
+    code = repl("print('word ' * 1600)")
+    root = ScriptedClient([*[code] * 4, repl("FINAL(1)")], model="root")
+    await ask(root, windows={"root": 10_000}, cutting=Cutting(by="words", keep=20, least=20))
+    # "REPL output:" is two words of it
+    assert root.calls[-1][3].content.count("word ") + root.calls[-1][3].content.count("word\n") == 18
+    assert "words of this old output are left out here" in root.calls[-1][3].content
 
 
 async def test_without_need_nothing_is_loaded_or_cut() -> None:
