@@ -85,6 +85,8 @@ CALLABLES = (
     *("range", "repr", "round", "set", "sorted", "str", "sum", "tuple", "type", "zip"),
 )
 real_builtins = {name: getattr(builtins, name) for name in (*BUILTINS, *CALLABLES)}
+# variables as equipment has made them: no cell's own while they are what they were
+given = {}
 # Python that the host has sent, by the name of the module
 library = {}
 # what equipment has asked for: functions to be called after each cell
@@ -148,6 +150,7 @@ def equip(name):
     Both are `[[name, source], ...]`; the names in the `__all__` of those that are run become names of the REPL. True,
     or why it could not be done.
     """
+    before = set(namespace)
     try:
         wanted = json.loads(namespace.pop(name))
         library.update(wanted["library"])
@@ -157,6 +160,7 @@ def equip(name):
             module = importlib.import_module(module_name)
             for public in module.__all__:
                 reserve(public, getattr(module, public))
+        given.update({name: value for name, value in namespace.items() if name not in before})
     except BaseException as exception:
         return rlm_values.well_formed(f"{class_name(exception)}: {exception}")[:1000]
     return True
@@ -269,6 +273,7 @@ def user_names(most=sys.maxsize):
         and name[:1] != "_"
         and name not in reserved
         and value is not outputs
+        and not (name in given and value is given[name])
         and not issubclass(type(value), ModuleType)
     )
     return list(itertools.islice(names, most))

@@ -159,14 +159,14 @@ class Bridge:
         asked = ChildAsked(question, context, client, cast("dict[str, Any] | None", schema))
         return await self._ask_child(self._run_child, asked)
 
-    async def rlm_query_batched(self, questions: object, contexts: object = None) -> list[Any]:
+    async def rlm_query_batched(self, questions: object, contexts: object = None, model: object = None) -> list[Any]:
         """Give many questions to as many child runs at once, each with its own context; answers in order."""
         asked = _checked_list(questions, "questions")
         given: Sequence[object] = [None] * len(asked) if contexts is None else _checked_list(contexts, "contexts")
         if len(given) != len(asked):
             raise FunctionError(f"there are {len(asked)} questions but {len(given)} contexts")
         pairs = zip(asked, given, strict=True)
-        return await self._batch([lambda pair=pair: self.rlm_query(*pair) for pair in pairs])
+        return await self._batch([lambda pair=pair: self.rlm_query(*pair, model) for pair in pairs])
 
     async def _batch(self, jobs: Sequence[Callable[[], Awaitable[Any]]]) -> list[Any]:
         """Run all jobs, some at a time. If any failed, raise its error with the answers of the others in `partial`."""

@@ -31,13 +31,17 @@ def prepare(context: object, *, errors: str = "strict") -> Context:
 
     Takes None, str, bytes, lists, dicts and other JSON-like values as they are; a `Path` to a text file becomes its
     text, one to a folder a dict from relative path to text, a list of Paths likewise. `errors` is what to do with
-    bytes that are not UTF-8, as in `bytes.decode`. Raises FileNotFoundError, or ValueError for a file that is not text.
+    bytes that are not UTF-8, as in `bytes.decode`. A `documents.Context` becomes its text if it is one document, else
+    the list of its documents: texts, or dicts with `text` and what is known of each. Raises FileNotFoundError, or
+    ValueError for a file that is not text.
     """
     value = _read(context, errors)
     return Context(value, describe(value))
 
 
 def _read(context: object, errors: str) -> object:
+    if isinstance(context, documents.Context):
+        return _as_documents(context)
     if isinstance(context, Path):
         return _read_folder(context, errors) if context.is_dir() else read_text(context, errors=errors)
     if isinstance(context, (list, tuple)):
@@ -47,6 +51,15 @@ def _read(context: object, errors: str) -> object:
             return _read_paths(paths, errors)
         return items
     return context
+
+
+def _as_documents(context: documents.Context) -> object:
+    known = [context.metadata(number) for number in range(context.num_documents())]
+    for about in known:
+        del about["characters"]
+    if not any(known):
+        return context.text if len(known) == 1 else [context.get_document(number) for number in range(len(known))]
+    return [about | {"text": context.get_document(number)} for number, about in enumerate(known)]
 
 
 def read_documents(paths: Iterable[str | PathLike[str]], errors: str = "strict") -> dict[str, str]:
@@ -174,11 +187,22 @@ def _describe_mapping(value: Mapping[object, object]) -> str:
 
 def _describe_items(items: Sequence[object]) -> str:
     kinds = sorted({type(item).__name__ for item in items})
-    if kinds == ["str"]:
-        sizes = [len(cast(str, item)) for item in items]
+    texts = [_document_text(item) for item in items]
+    if texts and all(isinstance(text, str) for text in texts):
+        sizes = [len(cast(str, text)) for text in texts]
         total = f"{sum(sizes):,} characters in all (about {sum(sizes) // 4:,} tokens)"
-        return f", each a str, of {min(sizes):,} to {max(sizes):,} characters, {total}"
+        each = "a str" if kinds == ["str"] else "a document, a dict with its `text`"
+        if kinds not in (["str"], ["dict"]):
+            each = "a str, or a dict with its `text`"
+        return f", each {each}, of {min(sizes):,} to {max(sizes):,} characters, {total}"
     return f", of type {', '.join(kinds[:5])}" if kinds else ""
+
+
+def _document_text(item: object) -> object:
+    """The text of a document that is a dict with `text`; anything else as it is."""
+    if isinstance(item, Mapping):
+        return cast("Mapping[str, object]", item).get("text", cast(object, item))
+    return item
 
 
 def _short(text: str) -> str:

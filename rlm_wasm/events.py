@@ -38,6 +38,16 @@ class RunStarted(Event, frozen=True, kw_only=True):
     sub_model: str
 
 
+class IterationStarted(Event, frozen=True, kw_only=True):
+    """The root model is about to be asked; `iteration` says for the how-many-th time."""
+
+
+class IterationFinished(Event, frozen=True, kw_only=True):
+    """The reply was read and its cells have run. `seconds` is by the clock, from the asking on."""
+
+    seconds: float
+
+
 class RootReplied(Event, frozen=True, kw_only=True):
     """The root model answered. `seconds` is how long it took."""
 

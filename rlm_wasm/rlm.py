@@ -43,12 +43,14 @@ class RLM:
     the convention of names, fences and ways to finish that the root model knows: one of `DIALECTS` by its name, or a
     `Dialect`; `act` says otherwise than it how code is carried, in "fences" or by the native "tool" `run_python`.
     `guards` stand between a model and an answer that rests on nothing. `functions` are the caller's own host functions
-    that cells may call; `retriever` gives them `search` and `get_document` too. `prices` are added to `DEFAULT_PRICES`,
-    US dollars per million tokens by model name. `windows` are the models' windows, in tokens by model name: a
-    sub-prompt that does not fit is refused before it is paid for, and the root's messages are kept within its own; one
-    that is not named is not known. `cutting` says how old outputs are cut for that. `sandbox` chooses the sandboxes'
-    options. `max_concurrency` is how many model calls, and how many children of one batch, run at once. `listeners`
-    hear every event of every run.
+    that cells may call; `retriever` gives them `search` and `get_document` too. `variables` are JSON-like values that
+    stand beside `context`, in the REPL of every child too. `prices` are added to `DEFAULT_PRICES`, US dollars per
+    million tokens by model name. `windows` are the models' windows, in tokens by model name: a sub-prompt that does not
+    fit is refused before it is paid for, and the root's messages are kept within its own; one that is not named is not
+    known. `cutting` says how old outputs are cut for that. `sandbox` chooses the sandboxes' options. `max_concurrency`
+    is how many model calls, and how many children of one batch, run at once. `listeners` hear every event of every run.
+    million tokens by model name. `sandbox` chooses the sandboxes' options. `max_concurrency` is how many model calls,
+    and how many children of one batch, run at once. `listeners` hear every event of every run.
 
     As a context manager (`async with RLM(...) as rlm`) it keeps `warm` sandboxes booted between its runs; otherwise
     each run starts its own. `pool` lends sandboxes from elsewhere: one that was opened with `options=rlm.sandbox` of an
@@ -67,6 +69,7 @@ class RLM:
         limits: Limits | None = None,
         functions: Mapping[str, Callable[..., Any]] | None = None,
         retriever: Retriever | None = None,
+        variables: Mapping[str, object] | None = None,
         prices: Mapping[str, Price] | None = None,
         windows: Mapping[str, int] | None = None,
         cutting: Cutting | None = None,
@@ -103,9 +106,14 @@ class RLM:
         self._pool = pool
         if sandbox is not None and sandbox.functions:
             raise ValueError("sandbox.functions would not be called: give the functions to RLM(functions=...)")
-        taken = sorted(set(self.own_functions) & RESERVED_NAMES)
-        if taken:
-            raise ValueError(f"functions: {', '.join(taken)} has a meaning of its own in the REPL: use another name")
+        self.variables = dict(variables or {})
+        for what, names in (("functions", set(self.own_functions)), ("variables", set(self.variables))):
+            taken = sorted(names & RESERVED_NAMES)
+            if taken:
+                raise ValueError(f"{what}: {', '.join(taken)} has a meaning of its own in the REPL: use another name")
+        twice = sorted(set(self.own_functions) & set(self.variables))
+        if twice:
+            raise ValueError(f"{', '.join(twice)}: one name for a function and for a variable")
         self.sandbox = msgspec.structs.replace(
             _as_shown(sandbox or SandboxOptions(), self.dialect),
             functions=_placeholders((*sorted(BRIDGE_NAMES), *self.own_functions)),
@@ -196,6 +204,7 @@ class RLM:
                 dialect=self.dialect,
                 guards=self.guards,
                 cutting=self.cutting,
+                variables=self.variables,
             )
             return await Run(shared, question, prepared, output, depth=0, parent=None).answer()
 

@@ -37,6 +37,8 @@ from rlm_wasm.events import (
     CellFinished,
     CellStarted,
     Emitter,
+    IterationFinished,
+    IterationStarted,
     Listener,
     Printed,
     RootReplied,
@@ -71,6 +73,7 @@ class Shared(msgspec.Struct, frozen=True):
     dialect: Dialect = HOUSE
     guards: Guards = Guards()
     cutting: Cutting = Cutting()
+    variables: Mapping[str, object] = {}
 
 
 class Stopped(Exception):
@@ -221,7 +224,7 @@ class Run:
         functions = {**self._bridge.functions(), **shared.own_functions}
         async with shared.pool.lend(functions) as sandbox:
             sandbox.on_print = self._heard
-            await sandbox.load(context=self._context.value)
+            await sandbox.load(context=self._context.value, **self._shared.variables)
             await sandbox.equip(self._dialect.equipment, self._dialect.library)
             look = await self._first_look(sandbox)
             system, described = self._system(sandbox), self._context.description
@@ -230,7 +233,7 @@ class Run:
             try:
                 for number in range(1, self._limits.iterations + 1):
                     self._emitter.iteration = number
-                    await self._iterate(sandbox, number)
+                    await self._iterate_within_events(sandbox, number)
                 raise Stopped("iterations", LimitExceeded("iterations", number, self._limits.iterations))
             except Finished as finished:
                 await self._cite(sandbox)
@@ -266,6 +269,14 @@ class Run:
                 self._citations = await anyio.to_thread.run_sync(citations.check, given, self._context.value)
         except (SandboxError, KeyError, TypeError):
             return
+
+    async def _iterate_within_events(self, sandbox: Sandbox, number: int) -> None:
+        started = time.monotonic()
+        self._emitter.emit(IterationStarted())
+        try:
+            await self._iterate(sandbox, number)
+        finally:
+            self._emitter.emit(IterationFinished(seconds=time.monotonic() - started))
 
     async def _iterate(self, sandbox: Sandbox, number: int) -> None:
         """One reply, its code, one observation. Raises Finished or Stopped."""

@@ -16,8 +16,8 @@ ROOT = Path(rlm_wasm.__file__).parent
 # Imports go left only. `doctor` and `demo` are commands of `cli`.
 LADDER = (
     *("inside", "errors", "limits", "events", "parsing", "dialects", "contexts", "citations", "prompts", "clients"),
-    *("sandbox", "retrievers", "trajectory", "guards", "windows", "conversation", "bridge", "run", "rlm"),
-    *("router", "trace", "doctor", "demo", "cli"),
+    *("sandbox", "retrievers", "trajectory", "guards", "windows", "conversation", "bridge", "run", "rlm", "router"),
+    *("compat", "trace", "doctor", "demo", "cli"),
 )
 ALLOWED_OUTSIDE = {"anyio", "msgspec"}
 MODULES = sorted(ROOT.rglob("*.py"))

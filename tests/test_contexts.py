@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from rlm_wasm import RLM, SandboxOptions, ScriptedClient
 from rlm_wasm.contexts import decode, describe, prepare, read_text
+from rlm_wasm.inside.documents import Context
 
 
 @pytest.fixture
@@ -194,3 +195,21 @@ async def test_a_folder_arrives_in_the_sandbox(corpus: Path) -> None:
     opening = "".join(message.content for message in root.calls[0])
     assert "'deep/er/ü.txt'" in opening
     assert "third: " not in opening
+
+
+# --- documents -----------------------------------------------------------------------------------------------------
+
+
+def test_a_context_of_one_document_is_its_text_and_of_several_their_texts() -> None:
+    assert prepare(Context.from_text("one")).value == "one"
+    prepared = prepare(Context.from_documents(["one", "three"], separator="--"))
+    assert prepared.value == ["one", "three"]
+    assert prepared.description.startswith("`context` is a list of 2 items, each a str, of 3 to 5 characters")
+
+
+def test_what_is_known_of_documents_comes_with_them() -> None:
+    known = {"id": "a", "title": "A", "text": "one", "metadata": {"year": 1999}}
+    prepared = prepare(Context.from_documents([known, "three"]))
+    assert prepared.value == [known, {"text": "three"}]
+    assert "of 2 items, each a document, a dict with its `text`, of 3 to 5 characters" in prepared.description
+    assert "1999" not in prepared.description

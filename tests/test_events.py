@@ -16,6 +16,8 @@ from rlm_wasm.events import (
     CellFinished,
     CellStarted,
     Emitter,
+    IterationFinished,
+    IterationStarted,
     Printed,
     RootReplied,
     RunStarted,
@@ -44,6 +46,7 @@ async def test_the_events_of_a_run_come_in_order_and_stamped() -> None:
     events, done = await heard(repl(first), repl("FINAL(3)"))
     assert [type(event) for event in events] == [
         RunStarted,
+        IterationStarted,
         RootReplied,
         CellStarted,
         Printed,
@@ -52,18 +55,22 @@ async def test_the_events_of_a_run_come_in_order_and_stamped() -> None:
         # the echo of the bare last expression
         Printed,
         CellFinished,
+        IterationFinished,
+        IterationStarted,
         RootReplied,
         CellStarted,
         CellFinished,
+        IterationFinished,
         RunStopped,
     ]
-    assert [event.iteration for event in events] == [0] + [1] * 7 + [2] * 4
+    assert [event.iteration for event in events] == [0] + [1] * 9 + [2] * 6
     assert {event.run for event in events} == {done.run}
     assert {(event.parent, event.depth) for event in events} == {(None, 0)}
     assert all(earlier.monotonic <= later.monotonic for earlier, later in pairwise(events))
     assert all(event.wall > 1_700_000_000 for event in events)
 
-    started, replied, cell, printed, asked, answered, _, ran = events[:8]
+    assert events[9].seconds >= events[2].seconds
+    started, _, replied, cell, printed, asked, answered, _, ran = events[:9]
     assert (started.question, started.model, started.sub_model) == ("How many?", "root", "sub")
     assert "str of 3 characters" in started.context
     assert (replied.text, replied.output_tokens) == (repl(first), done.trajectory[0].output_tokens)
@@ -100,7 +107,15 @@ async def test_the_events_of_a_child_name_it_and_its_parent() -> None:
     (child,) = done.children
     of_child = [event for event in events if event.run == child.run]
     assert {(event.parent, event.depth) for event in of_child} == {(done.run, 1)}
-    assert [type(event) for event in of_child] == [RunStarted, RootReplied, CellStarted, CellFinished, RunStopped]
+    assert [type(event) for event in of_child] == [
+        RunStarted,
+        IterationStarted,
+        RootReplied,
+        CellStarted,
+        CellFinished,
+        IterationFinished,
+        RunStopped,
+    ]
     # between the parent's call and its answer
     kinds = [type(event) for event in events]
     assert kinds.index(CallStarted) < events.index(of_child[0])

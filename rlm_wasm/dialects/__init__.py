@@ -6,6 +6,7 @@ from rlm_wasm.dialects.azure import AZURE
 from rlm_wasm.dialects.dialect import Dialect, Offer, inside
 from rlm_wasm.dialects.dspy import DSPY
 from rlm_wasm.dialects.fast_rlm import FAST_RLM
+from rlm_wasm.dialects.given import finishing_by, giving, instructed
 from rlm_wasm.dialects.house import HOUSE
 from rlm_wasm.dialects.prime import PRIME
 from rlm_wasm.dialects.pyrlm import PYRLM
@@ -23,4 +24,4 @@ def find(dialect: str | Dialect) -> Dialect:
     return DIALECTS[dialect]
 
 
-__all__ = ["DIALECTS", "HOUSE", "Dialect", "Offer", "find", "inside"]
+__all__ = ["DIALECTS", "HOUSE", "Dialect", "Offer", "find", "finishing_by", "giving", "inside", "instructed"]

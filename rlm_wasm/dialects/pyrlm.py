@@ -39,7 +39,7 @@ PYRLM = Dialect(
         ),
         Offer("`rlm_query(question, context)`: a child over a part of the text, with a REPL of its own.", child=True),
     ),
-    equipment=inside("protected", "helpers", "pyrlm"),
+    equipment=inside("given", "protected", "helpers", "pyrlm"),
     library=HELPERS,
     citations="used_sections",
     finish="FINAL(value)",

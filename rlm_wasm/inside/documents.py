@@ -126,6 +126,10 @@ class Context:
         """The length of the text in characters."""
         return len(self._text)
 
+    def len_chars(self) -> int:
+        """The same, by the name that it has in pyrlm-runtime."""
+        return len(self._text)
+
     def __repr__(self) -> str:
         number = len(self._starts)
         documents = f"{number:,} document{'' if number == 1 else 's'}"

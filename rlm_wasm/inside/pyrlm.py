@@ -11,8 +11,9 @@ from typing import Any
 
 import rlm_host
 from rlm_documents import Context
+from rlm_given import PARALLEL, SEPARATOR
 
-__all__ = ["ctx", "lenP", "llm_batch", "llm_query", "llm_query_batch"]
+__all__ = ["ask_chunks", "ctx", "lenP", "llm_batch", "llm_query", "llm_query_batch"]
 
 
 def _equip() -> Any:
@@ -20,8 +21,15 @@ def _equip() -> Any:
     given = names.get("context")
     if isinstance(given, dict):
         given = [(str(key), str(value)) for key, value in given.items()]
-    several = isinstance(given, (list, tuple))
-    ctx = Context.from_documents(given) if several else Context.from_text("" if given is None else str(given))
+    ctx = None
+    if isinstance(given, (list, tuple)):
+        try:
+            ctx = Context.from_documents(given, SEPARATOR)
+        except (TypeError, ValueError):
+            # no documents: other things that a child was given
+            ctx = Context.from_documents([str(item) for item in given], SEPARATOR)
+    if ctx is None:
+        ctx = Context.from_text("" if given is None else str(given))
     names["P"] = ctx.text
     rlm_host.protect("P")
     return ctx
@@ -64,7 +72,28 @@ def llm_batch(prompts: Sequence[str], model: str | None = None, max_tokens: int 
 
 
 def llm_query_batch(
-    chunks: Sequence[str], model: str | None = None, max_tokens: int | None = None, parallel: Any = None
+    chunks: Sequence[str], model: str | None = None, max_tokens: int | None = None, parallel: int | bool | None = None
 ) -> list[str]:
-    """The same; `parallel` is the host's to choose here."""
-    return llm_batch(chunks, model, max_tokens)
+    """The same; with a number in `parallel` at most so many at a time, with False one by one."""
+    chunks = list(chunks)
+    size = _at_once(len(chunks), parallel)
+    answers: list[str] = []
+    for first in range(0, len(chunks), size):
+        answers += llm_batch(chunks[first : first + size], model, max_tokens)
+    return answers
+
+
+def ask_chunks(
+    question: str, chunks: Sequence[str], model: str | None = None, parallel: int | bool | None = None
+) -> list[str]:
+    """The answers to `question` from each of `chunks`, in their order; `parallel` as in `llm_query_batch`."""
+    # of the library, which is read when it is first used
+    import rlm_asking
+
+    return rlm_asking.ask_chunks(question, chunks, model, _at_once(len(chunks), parallel))
+
+
+def _at_once(number: int, parallel: int | bool | None) -> int:
+    if parallel is None:
+        parallel = bool(PARALLEL)
+    return max(1, number if parallel is True else int(parallel))

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from rlm_wasm.inside import schemas
+
 
 class FunctionError(RuntimeError):
     """As the sandbox has it."""
@@ -56,6 +58,8 @@ class Host(ModuleType):
 def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     made = Host()
     monkeypatch.setitem(sys.modules, "rlm_host", made)
+    # in the sandbox it is equipment too, under this name
+    monkeypatch.setitem(sys.modules, "rlm_schemas", schemas)
     return made
 
 

@@ -1,0 +1,4 @@
+"""Doors for programs written against other systems: their constructors, methods and results, over this runtime.
+
+One module for each system (`rlm`, `pyrlm`). An argument is honoured, or refused with the reason; none is ignored.
+"""
