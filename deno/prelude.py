@@ -85,6 +85,7 @@ CALLABLES = (
     *("range", "repr", "round", "set", "sorted", "str", "sum", "tuple", "type", "zip"),
 )
 real_builtins = {name: getattr(builtins, name) for name in (*BUILTINS, *CALLABLES)}
+all_builtins = {}
 # variables as equipment has made them: no cell's own while they are what they were
 given = {}
 # Python that the host has sent, by the name of the module
@@ -182,9 +183,9 @@ def put_back():
     """Give the names that cells may not take away their values again; what they had been given is kept as `my_NAME`."""
     taken = [name for name, value in reserved.items() if namespace.get(name) is not value]
     taken += [name for name, value in protected.items() if namespace.get(name, namespace) is not value]
-    for name, value in real_builtins.items():
-        if name not in reserved and not usable(name, value):
-            taken.append(name)
+    # most cells have overwritten none: that is told at once
+    if namespace.keys() & real_builtins.keys() or builtins.__dict__ != all_builtins:
+        taken += [name for name, value in real_builtins.items() if name not in reserved and not usable(name, value)]
     for name in taken:
         if name in namespace:
             namespace[f"my_{name}"] = namespace.pop(name)
@@ -522,6 +523,7 @@ def prepare():
     loop._system_exit_handler = lambda code: None
     WebLoop.run_until_complete = lambda loop, future: run_until_complete(future)
     time.sleep = sleep
+    all_builtins.update(builtins.__dict__)
 
 
 prepare()

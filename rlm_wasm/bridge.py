@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import anyio
@@ -19,6 +20,7 @@ from rlm_wasm import prompts
 from rlm_wasm.clients.protocol import Client, Message, Reply
 from rlm_wasm.errors import ClientError, FunctionError, LimitExceeded
 from rlm_wasm.events import CallFinished, CallStarted, Emitter
+from rlm_wasm.images import TOKENS, Image, checked
 from rlm_wasm.limits import Budget, ModelUsage, Usage
 from rlm_wasm.prompts import Tool
 from rlm_wasm.trajectory import Call, Completion
@@ -53,6 +55,7 @@ class Models(msgspec.Struct, frozen=True):
     sub: Client
     others: Mapping[str, Client] = {}
     windows: Mapping[str, int] = {}
+    image_sources: Sequence[str | Path] = ()
 
     def named(self, name: object) -> Client:
         """The client of a name that a cell gave; None is the sub model. Raises FunctionError for any other."""
@@ -125,17 +128,20 @@ class Bridge:
         """What is left of the run's limits; None where there is no limit."""
         return self._budget.left()
 
-    async def llm_query(self, prompt: object, model: object = None, max_tokens: object = None) -> str:
-        """Ask a sub model once. `max_tokens`: of the reply."""
-        most = _checked_tokens(max_tokens)
-        return await self._ask(_checked_prompt(prompt), self._models.named(model), of=1, max_tokens=most)
+    async def llm_query(
+        self, prompt: object, model: object = None, max_tokens: object = None, images: object = None
+    ) -> str:
+        """Ask a sub model once. `max_tokens`: of the reply. `images`: one or a list, see `images.checked`."""
+        client, most = self._models.named(model), _checked_tokens(max_tokens)
+        seen = await anyio.to_thread.run_sync(checked, images, self._models.image_sources) if images else ()
+        return await self._ask(_checked_prompt(prompt), client, of=1, max_tokens=most, images=seen)
 
     async def llm_query_batched(self, prompts: object, model: object = None, max_tokens: object = None) -> list[str]:
         """Ask a sub model many prompts at once, at most `max_concurrency` at a time; answers in order."""
-        checked = [_checked_prompt(prompt) for prompt in _checked_list(prompts, "prompts")]
+        asked = [_checked_prompt(prompt) for prompt in _checked_list(prompts, "prompts")]
         client, most = self._models.named(model), _checked_tokens(max_tokens)
         return await self._batch(
-            [lambda prompt=prompt: self._ask(prompt, client, of=len(checked), max_tokens=most) for prompt in checked]
+            [lambda prompt=prompt: self._ask(prompt, client, of=len(asked), max_tokens=most) for prompt in asked]
         )
 
     async def rlm_query(
@@ -195,10 +201,12 @@ class Bridge:
             raise LimitExceeded(failure.limit, failure.used, failure.allowed, partial=answers)
         raise FunctionError(f"{len(failures)} of {len(jobs)} failed, the first: {failure}", partial=answers)
 
-    async def _ask(self, prompt: str, client: Client, *, of: int, max_tokens: int | None) -> str:
+    async def _ask(
+        self, prompt: str, client: Client, *, of: int, max_tokens: int | None, images: tuple[Image, ...] = ()
+    ) -> str:
         async with self._recorded("llm_query", client.model, prompt, of) as record:
             await self._check_window(prompt, client.model)
-            messages = [Message("user", prompt)]
+            messages = [Message("user", prompt, images=images)]
             reply = await self.complete(messages, client, inside=True, max_output_tokens=max_tokens)
             record.answered(reply.text, reply.input_tokens, reply.output_tokens)
             return reply.text
@@ -239,7 +247,7 @@ class Bridge:
         if max_output_tokens is not None:
             more["max_output_tokens"] = max_output_tokens
         async with self._model_calls:
-            chars = sum(len(message.content) + sum(len(call.code) for call in message.calls) for message in messages)
+            chars = sum(_chars(message) for message in messages)
             with self._budget.reserve(client.model, prompt_chars=chars, inside=inside) as reservation:
                 took = ModelUsage(calls=1)
                 try:
@@ -348,6 +356,11 @@ def _checked_prompt(prompt: object) -> str:
     return prompt
 
 
+def _chars(message: Message) -> int:
+    # 4 characters a token, as everywhere where nobody has counted
+    return len(message.content) + sum(len(call.code) for call in message.calls) + 4 * TOKENS * len(message.images)
+
+
 def _checked_tokens(most: object) -> int | None:
     if most is None or (type(most) is int and most > 0):
         return most
@@ -357,10 +370,10 @@ def _checked_tokens(most: object) -> int | None:
 def _checked_list(items: object, name: str) -> list[object]:
     if not isinstance(items, (list, tuple)):
         raise FunctionError(f"{name} must be a list, not {type(items).__name__}")
-    checked = list(cast("Sequence[object]", items))
-    if len(checked) > MAX_BATCH:
-        raise FunctionError(f"{name} has {len(checked):,} items; at most {MAX_BATCH:,} can be sent at once")
-    return checked
+    several = list(cast("Sequence[object]", items))
+    if len(several) > MAX_BATCH:
+        raise FunctionError(f"{name} has {len(several):,} items; at most {MAX_BATCH:,} can be sent at once")
+    return several
 
 
 def describe_functions(functions: Mapping[str, Callable[..., Any]]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from rlm_wasm.dialects import HOUSE, Dialect
+from rlm_wasm.images import Image
 
 
 class ToolCall(msgspec.Struct, frozen=True):
@@ -29,12 +30,14 @@ class Message(msgspec.Struct, frozen=True):
     """One message of a conversation, in the chat-completions sense.
 
     `calls` are an assistant's calls of the tool. A message of role "tool" is what came of one: `answers` is its number.
+    `images` stand before the text of a user's message.
     """
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
     calls: tuple[ToolCall, ...] = ()
     answers: str = ""
+    images: tuple[Image, ...] = ()
 
 
 class Tool(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, cast
 
 import anyio
@@ -44,13 +45,15 @@ class RLM:
     `Dialect`; `act` says otherwise than it how code is carried, in "fences" or by the native "tool" `run_python`.
     `guards` stand between a model and an answer that rests on nothing. `functions` are the caller's own host functions
     that cells may call; `retriever` gives them `search` and `get_document` too. `variables` are JSON-like values that
-    stand beside `context`, in the REPL of every child too. `prices` are added to `DEFAULT_PRICES`, US dollars per
-    million tokens by model name. `windows` are the models' windows, in tokens by model name: a sub-prompt that does not
-    fit is refused before it is paid for, and the root's messages are kept within its own; one that is not named is not
-    known. `cutting` says how old outputs are cut for that. `sandbox` chooses the sandboxes' options. `max_concurrency`
-    is how many model calls, and how many children of one batch, run at once. `listeners` hear every event of every run.
-    million tokens by model name. `sandbox` chooses the sandboxes' options. `max_concurrency` is how many model calls,
-    and how many children of one batch, run at once. `listeners` hear every event of every run.
+    stand beside `context`, in the REPL of every child too. `image_sources` are folders (`Path`) and beginnings of
+    addresses (str) from which `llm_query(images=...)` may take images; their bytes it takes anyway. `prices` are added
+    to `DEFAULT_PRICES`, US dollars per million tokens by model name. `windows` are the models' windows, in tokens by
+    model name: a sub-prompt that does not fit is refused before it is paid for, and the root's messages are kept within
+    its own; one that is not named is not known. `cutting` says how old outputs are cut for that. `sandbox` chooses the
+    sandboxes' options. `max_concurrency` is how many model calls, and how many children of one batch, run at once.
+    `listeners` hear every event of every run. million tokens by model name. `sandbox` chooses the sandboxes' options.
+    `max_concurrency` is how many model calls, and how many children of one batch, run at once. `listeners` hear every
+    event of every run.
 
     As a context manager (`async with RLM(...) as rlm`) it keeps `warm` sandboxes booted between its runs; otherwise
     each run starts its own. `pool` lends sandboxes from elsewhere: one that was opened with `options=rlm.sandbox` of an
@@ -70,6 +73,7 @@ class RLM:
         functions: Mapping[str, Callable[..., Any]] | None = None,
         retriever: Retriever | None = None,
         variables: Mapping[str, object] | None = None,
+        image_sources: Sequence[str | Path] = (),
         prices: Mapping[str, Price] | None = None,
         windows: Mapping[str, int] | None = None,
         cutting: Cutting | None = None,
@@ -86,7 +90,7 @@ class RLM:
         others = {name: _client(model, f"models[{name!r}]") for name, model in (models or {}).items()}
         self.cutting = cutting or Cutting()
         check_windows(windows or {})
-        self.models = Models(root, sub, others, dict(windows or {}))
+        self.models = Models(root, sub, others, dict(windows or {}), image_sources=tuple(image_sources))
         chosen = dialects.find(dialect)
         self.dialect = chosen if act is None else msgspec.structs.replace(chosen, act=act)
         if self.dialect.act == "tool" and "tool" not in inspect.signature(root.complete).parameters:

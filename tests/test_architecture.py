@@ -15,8 +15,20 @@ import rlm_wasm
 ROOT = Path(rlm_wasm.__file__).parent
 # Imports go left only. `doctor` and `demo` are commands of `cli`.
 LADDER = (
-    *("inside", "errors", "limits", "events", "parsing", "dialects", "contexts", "citations", "prompts", "clients"),
-    *("sandbox", "retrievers", "trajectory", "guards", "windows", "conversation", "bridge", "run", "rlm", "router"),
+    *("inside", "errors", "limits", "events", "parsing", "dialects", "contexts", "citations", "images", "prompts"),
+    *(
+        "clients",
+        "sandbox",
+        "retrievers",
+        "trajectory",
+        "guards",
+        "windows",
+        "conversation",
+        "bridge",
+        "run",
+        "rlm",
+        "router",
+    ),
     *("compat", "trace", "doctor", "demo", "cli"),
 )
 ALLOWED_OUTSIDE = {"anyio", "msgspec"}

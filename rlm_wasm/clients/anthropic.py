@@ -22,6 +22,7 @@ from rlm_wasm.clients.protocol import Message, Reply
 from rlm_wasm.clients.texts import encodable, sendable, uncounted
 from rlm_wasm.clients.tools import ARGUMENTS, called, turns
 from rlm_wasm.errors import ClientError
+from rlm_wasm.images import Image
 from rlm_wasm.prompts import RUN_PYTHON, Tool, ToolCall
 
 if TYPE_CHECKING:
@@ -204,11 +205,18 @@ def _blocks(message: Message, name: str) -> list[dict[str, object]]:
         return [{"type": "tool_result", "tool_use_id": message.answers, "content": content}]
     text = [_block(message.content)] if message.content.strip() or not message.calls else []
     # The thoughts before the first call were before the text too, if there were any.
-    blocks = [*(_thoughts(message.calls[0]) if message.calls else ()), *text]
+    images: list[dict[str, object]] = [{"type": "image", "source": _source(image)} for image in message.images]
+    blocks = [*(_thoughts(message.calls[0]) if message.calls else ()), *images, *text]
     for place, call in enumerate(message.calls):
         blocks += _thoughts(call) if place else ()
         blocks.append({"type": "tool_use", "id": call.id, "name": name, "input": {"code": encodable(call.code)}})
     return blocks
+
+
+def _source(image: Image) -> dict[str, object]:
+    if image.url:
+        return {"type": "url", "url": image.url}
+    return {"type": "base64", "media_type": image.media_type, "data": image.base64}
 
 
 def _thoughts(call: ToolCall) -> list[dict[str, object]]:

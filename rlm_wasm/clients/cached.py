@@ -228,4 +228,5 @@ def _told(message: Message) -> list[object]:
     told: list[object] = [message.role, message.content]
     if message.calls or message.answers:
         told += [[msgspec.structs.astuple(call) for call in message.calls], message.answers]
+    told += [[hashlib.sha256(image.content).hexdigest(), image.url] for image in message.images]
     return told

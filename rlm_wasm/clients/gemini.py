@@ -22,6 +22,7 @@ from rlm_wasm.clients.protocol import Message, Reply
 from rlm_wasm.clients.texts import encodable, sendable, uncounted
 from rlm_wasm.clients.tools import ARGUMENTS, called, turns
 from rlm_wasm.errors import ClientError
+from rlm_wasm.images import Image
 from rlm_wasm.prompts import RUN_PYTHON, Tool
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def _parts(message: Message, name: str) -> list[dict[str, object]]:
     if message.role == "tool":
         response = {"output": sendable(message.content)}
         return [{"function_response": {"id": message.answers, "name": name, "response": response}}]
-    parts: list[dict[str, object]] = []
+    parts = [_seen(image) for image in message.images]
     if message.content.strip() or not message.calls:
         parts.append({"text": sendable(message.content)})
     for call in message.calls:
@@ -209,6 +210,12 @@ def _parts(message: Message, name: str) -> list[dict[str, object]]:
         vendor, _, signature = call.signature.partition(" ")
         parts.append(part | ({"thought_signature": b64decode(signature)} if vendor == _VENDOR else {}))
     return parts
+
+
+def _seen(image: Image) -> dict[str, object]:
+    if image.url:
+        return {"file_data": {"file_uri": image.url}}
+    return {"inline_data": {"data": image.content, "mime_type": image.media_type}}
 
 
 def _call(part: Part, made: FunctionCall) -> tuple[str | None, object, str]:

@@ -251,6 +251,11 @@ def _described(tool: Tool) -> dict[str, object]:
 def _chat_message(message: Message, name: str) -> dict[str, object]:
     """A message as the API has it; `name` is the tool's."""
     sent: dict[str, object] = {"role": message.role, "content": encodable(message.content)}
+    if message.images:
+        # a data address for what is not fetched
+        addresses = [each.url or f"data:{each.media_type};base64,{each.base64}" for each in message.images]
+        shown = [{"type": "image_url", "image_url": {"url": address}} for address in addresses]
+        sent["content"] = [*shown, {"type": "text", "text": encodable(message.content)}]
     if message.calls:
         sent["tool_calls"] = [
             {"id": call.id, "type": "function", "function": {"name": name, "arguments": _arguments(call.code)}}

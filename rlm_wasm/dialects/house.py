@@ -42,7 +42,8 @@ that you have not been shown.
 """
 
 LLM_QUERY = Offer(
-    "`llm_query(prompt, model=None) -> str`: asks a sub model; its window is limited, so split what is long."
+    "`llm_query(prompt, model=None) -> str`: asks a sub model; its window is limited, so split what is long. "
+    "`images=` takes the bytes of images, for a model that sees."
 )
 LLM_QUERY_BATCHED = Offer(
     "`llm_query_batched(prompts, model=None) -> list[str]`: asks many at once, answers in order. Far quicker than a "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Generator
@@ -39,6 +40,8 @@ class Place:
     @contextmanager
     def left_clean(self) -> Generator[None]:
         """After the block there is no process, no folder and no descriptor that was not there before it."""
+        # what tests before this one have dropped and nobody has closed is no descriptor of this one's
+        gc.collect()
         before = descriptors()
         yield
         assert self.processes() == []
