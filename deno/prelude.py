@@ -67,6 +67,9 @@ class Cell:
     keep = "both"
     mark = MARK
     echo = True
+    # of `outputs`: how many characters there are in all, and the first that was not dropped yet
+    kept_chars = 0
+    oldest = 0
     # memory that is given up when a cell has taken all the rest: then its error can be told, and a next cell run
     reserve = None
 
@@ -384,11 +387,11 @@ def keep_output(text):
     outputs.append(text)
     # a cell may have a variable of that name
     namespace.setdefault("outputs", outputs)
-    room = OUTPUTS_CHARS
-    for index in range(len(outputs) - 1, -1, -1):
-        room -= len(outputs[index])
-        if room < 0 and len(outputs[index]) > 100:
-            outputs[index] = "(too old to be kept)"
+    Cell.kept_chars += len(text)
+    while Cell.kept_chars > OUTPUTS_CHARS and Cell.oldest < len(outputs) - 1:
+        Cell.kept_chars -= len(outputs[Cell.oldest])
+        outputs[Cell.oldest] = "(too old to be kept)"
+        Cell.oldest += 1
     return len(outputs) - 1
 
 

@@ -128,3 +128,12 @@ def test_what_makes_no_sense_of_an_output_is_the_callers_mistake() -> None:
         Sandbox(output_mark="{other}")
     with pytest.raises(ValueError, match="output_mark has 300 characters"):
         Sandbox(output_mark="x" * 300)
+
+
+async def test_the_oldest_outputs_go_when_they_are_too_much_together() -> None:
+    async with Sandbox() as sandbox:
+        await run(sandbox, "import rlm_prelude\nrlm_prelude.OUTPUTS_CHARS = 100")
+        for letter in "abc":
+            await run(sandbox, f"print('{letter}' * 40)")
+        kept = ["(too old to be kept)", "(too old to be kept)", "b" * 40 + "\n", "c" * 40 + "\n"]
+        assert (await run(sandbox, "outputs[:4]")).value == kept
