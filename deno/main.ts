@@ -138,11 +138,12 @@ const host = {
     } catch (error) {
       const known = error instanceof RpcError ? error : null;
       const limit = known?.code === ErrorCode.limitReached;
-      const partial = (known?.data as Fields | undefined)?.partial;
+      const data = known?.data as Fields | undefined;
       return JSON.stringify({
         kind: limit ? "limit" : "function",
         message: (error as Error).message,
-        partial,
+        partial: data?.partial,
+        limit: data?.limit,
       });
     }
   },

@@ -44,9 +44,10 @@ class FunctionError(RuntimeError):
 
 
 class LimitExceeded(FunctionError):
-    """A limit of the run is reached: what was asked for was not done."""
+    """A limit of the run is reached: what was asked for was not done. `limit` names it; `used` is of `allowed`."""
 
     __module__ = "__main__"
+    limit = used = allowed = None
 
 
 class Bridge:
@@ -226,6 +227,8 @@ def answered(reply):
     if "value" in reply:
         return rlm_values.decode(reply["value"])
     error = (LimitExceeded if reply["kind"] == "limit" else FunctionError)(reply["message"])
+    if reply.get("limit") is not None:
+        error.limit, error.used, error.allowed = rlm_values.decode(reply["limit"])
     if reply.get("partial") is not None:
         error.partial = rlm_values.decode(reply["partial"])
     raise error

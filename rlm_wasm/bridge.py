@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -136,13 +137,28 @@ class Bridge:
         seen = await anyio.to_thread.run_sync(checked, images, self._models.image_sources) if images else ()
         return await self._ask(_checked_prompt(prompt), client, of=1, max_tokens=most, images=seen)
 
-    async def llm_query_batched(self, prompts: object, model: object = None, max_tokens: object = None) -> list[str]:
-        """Ask a sub model many prompts at once, at most `max_concurrency` at a time; answers in order."""
+    async def llm_query_batched(
+        self, prompts: object, model: object = None, max_tokens: object = None, images: object = None
+    ) -> list[str]:
+        """Ask a sub model many prompts at once, at most `max_concurrency` at a time; answers in order.
+
+        `images`: for each prompt what `llm_query` takes.
+        """
+        if images is not None:
+            return await self._batch_with_images(prompts, model, max_tokens, images)
         asked = [_checked_prompt(prompt) for prompt in _checked_list(prompts, "prompts")]
         client, most = self._models.named(model), _checked_tokens(max_tokens)
         return await self._batch(
             [lambda prompt=prompt: self._ask(prompt, client, of=len(asked), max_tokens=most) for prompt in asked]
         )
+
+    async def _batch_with_images(self, prompts: object, model: object, max_tokens: object, images: object) -> list[str]:
+        asked, seen = _checked_list(prompts, "prompts"), _checked_list(images, "images")
+        if len(asked) != len(seen):
+            raise FunctionError(f"there are {len(asked)} prompts but {len(seen)} images")
+        pairs = zip(asked, seen, strict=True)
+        jobs = [partial(self.llm_query, prompt, model, max_tokens, image) for prompt, image in pairs]
+        return await self._batch(jobs)
 
     async def rlm_query(
         self, question: object, context: object = None, model: object = None, schema: object = None

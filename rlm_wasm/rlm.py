@@ -181,10 +181,11 @@ class RLM:
     ) -> Completion:
         """Answer a question about a context.
 
-        `context`: str, bytes, JSON-like values, a `Path` to a file or folder, or a list of those. `output`: a type
-        that msgspec can validate, which FINAL's value must fit; None takes any. `errors`: what to do with bytes that
-        are not UTF-8 in files. `stop`: when it is set, the run ends and gives what it has ("cancelled"). `budget`: the
-        ledger of a larger piece of work that the run is a part of, from `open_budget`; None opens one for it alone.
+        `context`: str, bytes, JSON-like values, a `Path` to a file or folder, or a list of those. `output`: a type that
+        msgspec or pydantic can validate, or a JSON Schema, which FINAL's value must fit; None takes any. `errors`: what
+        to do with bytes that are not UTF-8 in files. `stop`: when it is set, the run ends and gives what it has
+        ("cancelled"). `budget`: the ledger of a larger piece of work that the run is a part of, from `open_budget`;
+        None opens one for it alone.
 
         Raises ValueError, TypeError or FileNotFoundError for bad arguments, ClientError if the root model cannot be
         asked, SandboxStartError if there is no sandbox to be had. A limit is no exception: see `stopped_by`.

@@ -23,6 +23,7 @@ from rlm_wasm.clients.protocol import Message, Reply
 from rlm_wasm.errors import ClientError, LimitExceeded, RLMError
 from rlm_wasm.events import Emitter, RootReplied, RunStarted, RunStopped
 from rlm_wasm.limits import Budget, Usage
+from rlm_wasm.outputs import Output, Unfit
 from rlm_wasm.parsing import without_thought
 from rlm_wasm.rlm import RLM
 from rlm_wasm.trajectory import Completion, StoppedBy
@@ -227,7 +228,8 @@ class _Routing:
     async def _ask_plainly(self, text: str) -> Reply:
         """Ask the root model once, within the budget. Raises LimitExceeded, ClientError."""
         rlm, asked = self._rlm, self._asked
-        schema = None if asked.output is None else json.dumps(msgspec.json.schema(asked.output))
+        wanted = Output(asked.output).schema
+        schema = None if wanted is None else json.dumps(wanted)
         messages = prompts.plain(asked.question, text, schema)
         root, sub = rlm.models.root, rlm.models.sub
         emitter = Emitter(rlm.listeners, run=uuid.uuid4().hex[:12], parent=None, depth=0)
@@ -287,12 +289,13 @@ def _read(reply: str, output: Any) -> object:
     if output is None:
         return text
     fenced = _FENCED.fullmatch(text)
+    wanted = Output(output)
     try:
-        return msgspec.json.decode(fenced[1] if fenced else text, type=output)
-    except msgspec.DecodeError as error:
+        return wanted.accept(msgspec.json.decode(fenced[1] if fenced else text))
+    except (msgspec.DecodeError, Unfit) as error:
         mismatch = error
     try:
         # a str, or a choice of texts, may have been given without its quotes
-        return msgspec.convert(text, output)
-    except msgspec.ValidationError:
+        return wanted.accept(text)
+    except Unfit:
         raise _NotPlain(f"the reply to the plain call did not fit the type asked for ({mismatch})") from mismatch

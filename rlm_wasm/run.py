@@ -47,8 +47,8 @@ from rlm_wasm.events import (
     SandboxReplaced,
 )
 from rlm_wasm.guards import Guards, Watch
-from rlm_wasm.inside.schemas import fault
 from rlm_wasm.limits import Budget, Limits
+from rlm_wasm.outputs import Output, Unfit
 from rlm_wasm.parsing import Parsed, final_is_literal
 from rlm_wasm.sandbox import Sandbox, SandboxPool
 from rlm_wasm.trajectory import CellRun, Completion, Iteration, StoppedBy
@@ -109,8 +109,7 @@ class Run:
         self._shared = shared
         self._question = question
         self._context = context
-        self._schema = cast("dict[str, Any] | None", output if isinstance(output, dict) else None)
-        self._output = None if isinstance(output, dict) else output
+        self._output = Output(output)
         self._depth = depth
         self._id = uuid.uuid4().hex[:12]
         self._limits = shared.limits
@@ -242,7 +241,7 @@ class Run:
                 return await self._closing_answer(sandbox, stopped), stopped.by, stopped.limit
 
     def _system(self, sandbox: Sandbox) -> str:
-        schema = self._schema if self._output is None else msgspec.json.schema(self._output)
+        schema = self._output.schema
         return prompts.system(
             output_chars=sandbox.options.output_chars,
             timeout=sandbox.options.timeout,
@@ -441,20 +440,11 @@ class Run:
             self._partial = value
             return prompts.guarded(early, self._dialect)
         try:
-            accepted = self._accepted(value)
-        except msgspec.ValidationError as error:
+            accepted = self._output.accept(value)
+        except Unfit as error:
             self._partial = value
             return prompts.wrong_type(str(error), self._dialect)
         raise Finished(accepted)
-
-    def _accepted(self, value: object) -> object:
-        """The value as the type asked for. Raises msgspec.ValidationError."""
-        wrong = None if self._schema is None else fault(value, self._schema)
-        if wrong is not None:
-            raise msgspec.ValidationError(wrong)
-        if self._output is None:
-            return value
-        return msgspec.convert(value, self._output)
 
     async def _closing_answer(self, sandbox: Sandbox, stopped: Stopped) -> object:
         """One more call for the best answer from what was seen; None if it cannot be paid, or gives none."""
@@ -470,8 +460,8 @@ class Run:
         finally:
             await self._record(reply, cells, None)
         try:
-            return None if answer is None else self._accepted(answer)
-        except msgspec.ValidationError:
+            return None if answer is None else self._output.accept(answer)
+        except Unfit:
             self._partial = answer
             return None
 

@@ -271,7 +271,8 @@ async def _called(name: str, function: HostFunction, args: Any, kwargs: Any) -> 
     except (FunctionError, LimitExceeded) as error:
         data = _partial(error.partial)
         if isinstance(error, LimitExceeded):
-            raise RemoteError(rpc.LIMIT_REACHED, str(error), data) from error
+            figures = {"limit": encode([error.limit, error.used, error.allowed])}
+            raise RemoteError(rpc.LIMIT_REACHED, str(error), figures | (data or {})) from error
         raise RemoteError(rpc.FUNCTION_FAILED, well_formed(f"{name}: {error}")[:4000], data) from error
     except Exception as error:
         # its text may hold keys and paths: only the class name goes down

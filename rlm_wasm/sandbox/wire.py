@@ -42,9 +42,9 @@ characters left out. `kept` is where in `outputs` cells find the whole of an out
 that the cell had overwritten and that were put back.
 
 **Errors.** -32000 a host function failed, -32004 a limit of the run is reached (of both the message is shown to the
-cell, and `data: {partial}` may hold a value), -32001 the cell did not end after its interrupt, -32002 the interpreter
-died, -32003 another protocol version, -32005 the sandbox could not be started or does not hold. After -32001, -32002
-and -32005 the child ends.
+cell, and `data: {partial, limit}` may hold values: what was had, and `[limit, used, allowed]`), -32001 the cell did not
+end after its interrupt, -32002 the interpreter died, -32003 another protocol version, -32005 the sandbox could not be
+started or does not hold. After -32001, -32002 and -32005 the child ends.
 
 This module does no I/O. Everything that a hostile child can send ends in a frame or in `ProtocolError`.
 """
