@@ -71,7 +71,7 @@ class AnthropicClient(AsyncResource):
         self._api_key = api_key
         self._timeout = timeout
         self._parameters = dict(parameters or {})
-        self._connections = Connections("anthropic.resources.messages", self._open, _close)
+        self._connections = Connections(("anthropic.resources.messages",), self._open, _close)
 
     @property
     def model(self) -> str:

@@ -6,7 +6,7 @@ Knows nothing of what is opened beyond how to open and close it, and of addresse
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from importlib import import_module
 from typing import Generic, TypeVar
 from urllib.parse import urlsplit
@@ -23,14 +23,14 @@ _LOCAL = re.compile(r"(?:.+\.)?localhost|127(?:\.\d+){3}|0\.0\.0\.0|::1?")
 class Connections(Generic[_Opened]):
     """One opened thing for each event loop, because sockets belong to the loop that they were opened in.
 
-    `module` is imported before the first `opener()` call, in a thread, because the vendors' SDKs take up to seconds
+    `modules` are imported before the first `opener()` call, in a thread, because the vendors' SDKs take up to seconds
     and would hold up everything else in the loop. `closer` is given a second.
     """
 
     def __init__(
-        self, module: str, opener: Callable[[], _Opened], closer: Callable[[_Opened], Awaitable[object]]
+        self, modules: Sequence[str], opener: Callable[[], _Opened], closer: Callable[[_Opened], Awaitable[object]]
     ) -> None:
-        self._module = module
+        self._modules = modules
         self._open = opener
         self._close = closer
         self._leases: WeakKeyDictionary[object, tuple[_Opened, AsyncGenerator[None]]] = WeakKeyDictionary()
@@ -39,7 +39,8 @@ class Connections(Generic[_Opened]):
         """What is open in the running event loop. Raises ImportError, and what `opener` raises."""
         loop = current_token().native_token
         if loop not in self._leases:
-            await to_thread.run_sync(import_module, self._module)
+            for module in self._modules:
+                await to_thread.run_sync(import_module, module)
         if loop not in self._leases:  # asked again, because another task may have been faster
             opened = self._open()
             lease = self._until_the_loop_ends(loop, opened)

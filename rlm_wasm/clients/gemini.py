@@ -73,7 +73,7 @@ class GeminiClient(AsyncResource):
         self._api_key = api_key
         self._timeout = timeout
         self._parameters = dict(parameters or {})
-        self._connections = Connections("google.genai", self._open, _close)
+        self._connections = Connections(("google.genai",), self._open, _close)
 
     @property
     def model(self) -> str:

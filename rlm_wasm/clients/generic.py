@@ -66,7 +66,7 @@ class GenericClient(AsyncResource):
         self._parse = parse
         self._headers = {"Content-Type": "application/json", **(headers or {})}
         self._timeout = timeout
-        self._connections = Connections("httpx2", self._open, _close)
+        self._connections = Connections(("httpx2",), self._open, _close)
 
     @property
     def model(self) -> str:

@@ -81,7 +81,7 @@ class OpenAIClient(AsyncResource):
         self._max_retries = max_retries
         self._max_retry_seconds = max_retry_seconds
         self._parameters = dict(parameters or {})
-        self._connections = Connections("openai.resources.chat.completions", self._open, _close)
+        self._connections = Connections(("openai.resources.chat.completions",), self._open, _close)
 
     @classmethod
     def azure(

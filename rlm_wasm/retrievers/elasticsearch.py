@@ -7,17 +7,13 @@ node fails; it is an extra, imported on first use. Knows nothing of how the inde
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
-from anyio import fail_after, move_on_after, to_thread
+from anyio import fail_after
 from anyio.abc import AsyncResource
-from anyio.lowlevel import current_token
 
+from rlm_wasm.clients.connections import Connections, host_of
 from rlm_wasm.errors import RetrieverError
 from rlm_wasm.retrievers.filters import Wanted, wanted
 from rlm_wasm.retrievers.fusion import depth, fused
@@ -74,7 +70,7 @@ class ElasticsearchRetriever(AsyncResource):
         self._embed = embed
         self._api_key = api_key
         self._timeout = timeout
-        self._opened: WeakKeyDictionary[object, tuple[AsyncElasticsearch, AsyncGenerator[None]]] = WeakKeyDictionary()
+        self._connections = Connections(("elasticsearch", "httpx"), self._open, _close)
 
     @property
     def has_vectors(self) -> bool:
@@ -136,16 +132,14 @@ class ElasticsearchRetriever(AsyncResource):
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop. Used again, the retriever opens new ones."""
-        if opened := self._opened.get(current_token().native_token):
-            await opened[1].aclose()
+        await self._connections.aclose()
 
     def __repr__(self) -> str:
         return f"ElasticsearchRetriever(index={self._index!r}, host={self._host!r})"
 
     @property
     def _host(self) -> str:
-        # without user and password, which an address may hold
-        return urlsplit(self._server).netloc.rpartition("@")[2] if isinstance(self._server, str) else "its client's"
+        return host_of(self._server) if isinstance(self._server, str) else "its client's"
 
     def _condition(self, each: Wanted) -> dict[str, Any]:
         texts = [value for value in each.values if isinstance(value, str)]
@@ -210,38 +204,27 @@ class ElasticsearchRetriever(AsyncResource):
     async def _connect(self) -> AsyncElasticsearch:
         if not isinstance(self._server, str):
             return self._server
-        loop = current_token().native_token
-        if loop not in self._opened:
-            # in a thread, because it would hold up everything else in the event loop
-            await to_thread.run_sync(_import_client)
-        if loop not in self._opened:  # asked again, because another task may have been faster
-            client = self._open(self._server)
-            lease = self._until_the_loop_ends(loop, client)
-            self._opened[loop] = client, lease
-            await anext(lease)
-        return self._opened[loop][0]
+        try:
+            return await self._connections.connect()
+        except ImportError as error:
+            raise RetrieverError(
+                f"{error.name} is not installed: pip install 'rlm-wasm[elasticsearch]' brings what Elasticsearch needs"
+            ) from error
 
-    def _open(self, url: str) -> AsyncElasticsearch:
+    def _open(self) -> AsyncElasticsearch:
         from elastic_transport import HttpxAsyncHttpNode
         from elasticsearch import AsyncElasticsearch
 
         try:
             # of the client's ways to speak HTTP the one that knows asyncio and trio
             return AsyncElasticsearch(
-                url, api_key=self._api_key, node_class=HttpxAsyncHttpNode, request_timeout=self._timeout
+                cast(str, self._server),
+                api_key=self._api_key,
+                node_class=HttpxAsyncHttpNode,
+                request_timeout=self._timeout,
             )
         except ValueError as error:
             raise RetrieverError(f"the client cannot be made for {self._host}: {error}") from None
-
-    async def _until_the_loop_ends(self, loop: object, client: AsyncElasticsearch) -> AsyncGenerator[None]:
-        # asyncio and trio close the async generators that are still open when a loop ends: the last moment at which
-        # the sockets of an `anyio.run(...)` can be closed
-        try:
-            yield
-        finally:
-            self._opened.pop(loop, None)
-            with move_on_after(1, shield=True):
-                await client.close()
 
 
 class _Found(msgspec.Struct):
@@ -263,11 +246,5 @@ def _any_of(clauses: list[dict[str, Any]]) -> dict[str, Any]:
     return clauses[0] if len(clauses) == 1 else {"bool": {"should": clauses, "minimum_should_match": 1}}
 
 
-def _import_client() -> None:
-    try:
-        import_module("elasticsearch")
-        import_module("httpx")
-    except ImportError as error:
-        raise RetrieverError(
-            f"{error.name} is not installed: pip install 'rlm-wasm[elasticsearch]' brings what Elasticsearch needs"
-        ) from error
+async def _close(client: AsyncElasticsearch) -> None:
+    await client.close()
