@@ -69,6 +69,22 @@ class Context:
         return cls(_text_of(text, "the text"), [0], metadata=metadata)
 
     @classmethod
+    def of(cls, value: Any, separator: str = "\n\n") -> Context:
+        """The documents that the value of a run's `context` stands for: a list of them, a dict of them by id, one text.
+
+        A list that holds other things, as a child may be given, is read as their texts.
+        """
+        if isinstance(value, dict):
+            value = [(str(key), str(item)) for key, item in cast("dict[Any, Any]", value).items()]
+        if not isinstance(value, (list, tuple)):
+            return cls.from_text("" if value is None else str(value))
+        items = cast("Sequence[Any]", value)
+        try:
+            return cls.from_documents(items, separator)
+        except (TypeError, ValueError):
+            return cls.from_documents([str(item) for item in items], separator)
+
+    @classmethod
     def from_documents(
         cls,
         docs: Iterable[Any] | Mapping[str, str],

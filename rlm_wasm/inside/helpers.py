@@ -43,12 +43,8 @@ class _Documents:
     def _made(self) -> Any:
         made = self.__dict__.get("made")
         if made is None:
-            given = rlm_host.namespace().get("context")
-            if isinstance(given, dict):
-                given = [(str(key), str(value)) for key, value in given.items()]
-            context = importlib.import_module("rlm_documents").Context
-            several = isinstance(given, (list, tuple))
-            made = context.from_documents(given) if several else context.from_text("" if given is None else str(given))
+            documents = importlib.import_module("rlm_documents")
+            made = documents.Context.of(rlm_host.namespace().get("context"))
             self.__dict__["made"] = made
         return made
 

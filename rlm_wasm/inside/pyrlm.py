@@ -18,18 +18,7 @@ __all__ = ["ask_chunks", "ctx", "lenP", "llm_batch", "llm_query", "llm_query_bat
 
 def _equip() -> Any:
     names = rlm_host.namespace()
-    given = names.get("context")
-    if isinstance(given, dict):
-        given = [(str(key), str(value)) for key, value in given.items()]
-    ctx = None
-    if isinstance(given, (list, tuple)):
-        try:
-            ctx = Context.from_documents(given, SEPARATOR)
-        except (TypeError, ValueError):
-            # no documents: other things that a child was given
-            ctx = Context.from_documents([str(item) for item in given], SEPARATOR)
-    if ctx is None:
-        ctx = Context.from_text("" if given is None else str(given))
+    ctx = Context.of(names.get("context"), SEPARATOR)
     names["P"] = ctx.text
     rlm_host.protect("P")
     return ctx
