@@ -175,14 +175,10 @@ def no_code(dialect: Dialect = HOUSE) -> str:
             "You did not call `run_python`, so nothing was run. Call it with Python code. When you have the answer, "
             f"give it there: {dialect.finish}"
         )
-    if dialect is not HOUSE:
-        return (
-            "There was no code in your reply, so nothing was run. Reply with Python in a block that opens with ```repl "
-            f"and ends with ```. When you have the answer, give it: {dialect.finish}"
-        )
+    ending = dialect.finish_hint or f"give it: {dialect.finish}"
     return (
         "There was no code in your reply, so nothing was run. Reply with Python in a block that opens with ```repl "
-        "and ends with ```. When you have the answer, call FINAL(value) in such a block."
+        f"and ends with ```. When you have the answer, {ending}"
     )
 
 

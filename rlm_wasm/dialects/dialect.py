@@ -32,8 +32,9 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     holds what an answer rests on, "" if there is none. `context` is the name of the variable that holds the context.
     `act`: code in "fences", or in calls of the one native "tool", `run_python`. `together`: all blocks of a reply run
     as one cell. `first_look`: a cell that is run before the first reply, whose output stands under the opening.
-    `finish` is how an answer is given, in code, and `answer_name` what it is given to: for the messages that refuse
-    one. `colon_finish`: a reply without code may say `FINAL: answer` or `FINAL_VAR: name`.
+    `finish` is how an answer is given, in code, `finish_hint` the same as half a sentence, and `answer_name` what it is
+    given to: for the messages that refuse one. `colon_finish`: a reply without code may say `FINAL: answer` or
+    `FINAL_VAR: name`.
 
     `output_chars`, `output_words`, `output_keep`, `output_mark` and `echo` are as in `SandboxOptions`. `shown` is one
     cell's output as the model reads it, a format of `title`, `output` and `limit`; `shown_cut` and `shown_empty` the
@@ -53,6 +54,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     together: bool = False
     first_look: str = ""
     finish: str = "FINAL(value)"
+    finish_hint: str = ""
     answer_name: str = "FINAL"
     colon_finish: bool = False
     # about 2,500 tokens: what a model reads without losing sight of the rest

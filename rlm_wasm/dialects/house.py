@@ -53,6 +53,7 @@ BUDGET = Offer("`budget()`: what is left of this run's limits, as a dict.")
 
 HOUSE = Dialect(
     name="rlm_wasm",
+    finish_hint="call FINAL(value) in such a block.",
     system=SYSTEM,
     opening="Question: {question}\n\nIn the REPL, {description}. Begin by looking at it.",
     offers=(
