@@ -254,8 +254,12 @@ def _run_anywhere(run: Callable[[], Awaitable[Result]]) -> Result:
     """Run to the end from synchronous code, in a thread of its own if this one has an event loop running already."""
     try:
         anyio.get_current_task()
+        inside_a_loop = True
     except RuntimeError:
         # raised where no event loop runs
+        inside_a_loop = False
+    if not inside_a_loop:
+        # not in the handler above, whose error would stand before every one of the run's
         return anyio.run(run)
     with anyio.from_thread.start_blocking_portal() as portal:
         return portal.call(run)
