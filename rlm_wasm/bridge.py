@@ -18,9 +18,10 @@ import anyio.to_thread
 import msgspec
 
 from rlm_wasm import prompts
-from rlm_wasm.clients.protocol import Client, Message, Reply
-from rlm_wasm.errors import ClientError, FunctionError, LimitExceeded
-from rlm_wasm.events import CallFinished, CallStarted, Emitter
+from rlm_wasm.calls import Answered, CallRecord
+from rlm_wasm.clients.protocol import Client, Message
+from rlm_wasm.errors import FunctionError, LimitExceeded
+from rlm_wasm.events import BudgetSpent, Emitter
 from rlm_wasm.images import TOKENS, Image, checked
 from rlm_wasm.limits import Budget, ModelUsage, Usage
 from rlm_wasm.prompts import Tool
@@ -39,6 +40,7 @@ class ChildAsked(msgspec.Struct, frozen=True):
     context: object
     model: Client
     schema: dict[str, Any] | None = None
+    call: int | None = None
 
 
 # and whom to tell what the child came to, however it ended
@@ -223,9 +225,9 @@ class Bridge:
         async with self._recorded("llm_query", client.model, prompt, of) as record:
             await self._check_window(prompt, client.model)
             messages = [Message("user", prompt, images=images)]
-            reply = await self.complete(messages, client, inside=True, max_output_tokens=max_tokens)
-            record.answered(reply.text, reply.input_tokens, reply.output_tokens)
-            return reply.text
+            answered = await self.complete(messages, client, inside=True, max_output_tokens=max_tokens)
+            record.answered(answered)
+            return answered.reply.text
 
     async def _check_window(self, prompt: str, model: str) -> None:
         """Raise FunctionError for a prompt that has more tokens than its model's window, if that is known."""
@@ -242,7 +244,7 @@ class Bridge:
 
     async def _ask_child(self, run_child: RunChild, asked: ChildAsked) -> Any:
         async with self._recorded("rlm_query", asked.model.model, asked.question, 1) as record:
-            child = await run_child(asked, record.child_ended)
+            child = await run_child(msgspec.structs.replace(asked, call=record.number), record.child_ended)
             if child.response is None and child.stopped_by != "final":
                 if child.limit is not None and child.stopped_by in ("calls", "tokens", "usd", "seconds"):
                     raise LimitExceeded(child.limit.limit, child.limit.used, child.limit.allowed)
@@ -257,111 +259,50 @@ class Bridge:
         inside: bool,
         tool: Tool | None = None,
         max_output_tokens: int | None = None,
-    ) -> Reply:
+        on_text: Callable[[str | None], None] | None = None,
+    ) -> Answered:
         """One model call, reserved in the budget before it is made. Raises LimitExceeded, ClientError."""
-        more: dict[str, Any] = {} if tool is None else {"tool": tool}
-        if max_output_tokens is not None:
-            more["max_output_tokens"] = max_output_tokens
+        given = {"tool": tool, "max_output_tokens": max_output_tokens, "on_text": on_text}
+        more: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        came = time.monotonic()
         async with self._model_calls:
+            waited = time.monotonic() - came
             chars = sum(_chars(message) for message in messages)
             with self._budget.reserve(client.model, prompt_chars=chars, inside=inside) as reservation:
                 took = ModelUsage(calls=1)
                 try:
                     reply = await client.complete(messages, **more)
                     took = reservation.settle(reply.input_tokens, reply.output_tokens, estimated=reply.estimated)
-                    return reply
+                    return Answered(reply, took, waited)
                 finally:
                     self.usage += Usage.of({client.model: took})
+                    self._tell_spent()
 
-    def _recorded(self, function: str, model: str, prompt: str, of: int) -> _Record:
+    def _tell_spent(self) -> None:
+        spent, left = self._budget.usage, self._budget.left()
+        self._emitter.emit(
+            BudgetSpent(
+                calls=spent.calls,
+                input_tokens=spent.input_tokens,
+                output_tokens=spent.output_tokens,
+                usd=spent.usd,
+                left=left,
+            )
+        )
+
+    def _recorded(self, function: str, model: str, prompt: str, of: int) -> CallRecord:
         self._count += 1
         self._open += 1
-        return _Record(self, self._emitter, self._count, function, model, prompt, of)
+        asked = Call(number=self._count, function=function, model=model, prompt=prompt)
+        return CallRecord(asked, self._emitter, self._ended, of=of)
 
-    def finished(self, call: Call) -> None:
-        """Keep a call that has ended."""
+    def _ended(self, call: Call, error: BaseException | None) -> None:
         self._calls.append(call)
+        if isinstance(error, LimitExceeded):
+            self.refused = error
         self._open -= 1
         if not self._open:
             self._all_ended.set()
-
-
-class _Record:
-    """One call, from its start to its end, as events and in the trajectory."""
-
-    def __init__(
-        self, bridge: Bridge, emitter: Emitter, number: int, function: str, model: str, prompt: str, of: int
-    ) -> None:
-        self._bridge, self._emitter, self._number = bridge, emitter, number
-        self._call = Call(
-            function=function,
-            model=model,
-            prompt=prompt,
-            reply="",
-            error=None,
-            input_tokens=0,
-            output_tokens=0,
-            seconds=0.0,
-        )
-        self._of = of
-        self._started = 0.0
-
-    async def __aenter__(self) -> _Record:
-        self._started = time.monotonic()
-        call = self._call
-        self._emitter.emit(
-            CallStarted(call=self._number, function=call.function, model=call.model, prompt=call.prompt, of=self._of)
-        )
-        return self
-
-    def answered(self, reply: str, input_tokens: int, output_tokens: int) -> None:
-        """Note the answer and what it took."""
-        self._call = msgspec.structs.replace(
-            self._call, reply=reply, input_tokens=input_tokens, output_tokens=output_tokens
-        )
-
-    def child_ended(self, child: Completion) -> None:
-        """Note what a child run came to, whether it has an answer or not."""
-        no_answer = child.response is None and child.stopped_by != "final"
-        self.answered(
-            "" if no_answer else str(child.response)[:MAX_PROMPT_CHARS],
-            child.usage.input_tokens,
-            child.usage.output_tokens,
-        )
-        self._call = msgspec.structs.replace(self._call, child=child)
-
-    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        call = msgspec.structs.replace(self._call, error=_told(error), seconds=time.monotonic() - self._started)
-        self._bridge.finished(call)
-        self._emitter.emit(
-            CallFinished(
-                call=self._number,
-                reply=call.reply,
-                error=call.error,
-                input_tokens=call.input_tokens,
-                output_tokens=call.output_tokens,
-                seconds=call.seconds,
-            )
-        )
-        if isinstance(error, LimitExceeded):
-            self._bridge.refused = error
-        elif isinstance(error, ClientError):
-            raise FunctionError(_told_of_client(error, len(call.prompt))) from error
-
-
-def _told(error: BaseException | None) -> str | None:
-    if error is None:
-        return None
-    # a cancellation's own text is the event loop's talk
-    return f"{type(error).__name__}: {error}" if isinstance(error, Exception) else "given up: nobody waits for it"
-
-
-def _told_of_client(error: ClientError, prompt_chars: int) -> str:
-    """What a cell may know of a model that could not be asked: never the provider's words, which may hold keys."""
-    if error.status in (400, 413):
-        return f"the model refused the prompt of {prompt_chars:,} characters (HTTP {error.status}): too long, perhaps"
-    status = f" (HTTP {error.status})" if error.status is not None else ""
-    return f"the model could not be asked{status}"
 
 
 def _checked_prompt(prompt: object) -> str:

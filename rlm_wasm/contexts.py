@@ -6,6 +6,7 @@ names only. Lends `rlm_wasm.inside.documents.Context` the reader that it has on 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -37,6 +38,46 @@ def prepare(context: object, *, errors: str = "strict") -> Context:
     """
     value = _read(context, errors)
     return Context(value, describe(value))
+
+
+# bytes; what is read of each end of a text to tell it from others
+_FINGERPRINT = 500_000
+# characters; what a record of a run may hold of its context
+_SMALL = 100_000
+
+
+def fingerprint(value: object) -> tuple[int, str]:
+    """What tells a context from another: its length and a SHA-256 of that and of its ends; (0, "") if it is no text."""
+    if not isinstance(value, (str, bytes)):
+        return 0, ""
+    ends = value[:_FINGERPRINT], value[-_FINGERPRINT:]
+    seen = hashlib.sha256(str(len(value)).encode())
+    for end in ends:
+        seen.update(end if isinstance(end, bytes) else end.encode(errors="surrogatepass"))
+    return len(value), seen.hexdigest()
+
+
+def is_small(value: object) -> bool:
+    """Whether a JSON-like context has so little text that a record may hold it whole; bytes are no text."""
+    waiting: list[object] = [value]
+    chars = 0
+    while waiting and chars <= _SMALL:
+        match waiting.pop():
+            case str(text):
+                chars += len(text)
+            case dict() as mapping:  # pyright: ignore[reportUnknownVariableType]
+                pairs = cast("dict[object, object]", mapping)
+                chars += len(pairs)
+                waiting += [*pairs, *pairs.values()] if len(pairs) < _SMALL else []
+            case list() | tuple() as several:  # pyright: ignore[reportUnknownVariableType]
+                items = cast("Sequence[object]", several)
+                chars += len(items)
+                waiting += items if len(items) < _SMALL else []
+            case None | bool() | int() | float():
+                chars += 8
+            case _:
+                return False
+    return chars <= _SMALL
 
 
 def _read(context: object, errors: str) -> object:

@@ -20,7 +20,7 @@ from rlm_wasm.bridge import Models
 from rlm_wasm.clients.openai import OpenAIClient
 from rlm_wasm.clients.protocol import Client
 from rlm_wasm.dialects import HOUSE, Dialect
-from rlm_wasm.events import Listener
+from rlm_wasm.events import Listener, Record
 from rlm_wasm.guards import Guards
 from rlm_wasm.limits import DEFAULT_PRICES, Budget, Limits, Price
 from rlm_wasm.retrievers import Retriever, offered
@@ -51,9 +51,7 @@ class RLM:
     model name: a sub-prompt that does not fit is refused before it is paid for, and the root's messages are kept within
     its own; one that is not named is not known. `cutting` says how old outputs are cut for that. `sandbox` chooses the
     sandboxes' options. `max_concurrency` is how many model calls, and how many children of one batch, run at once.
-    `listeners` hear every event of every run. million tokens by model name. `sandbox` chooses the sandboxes' options.
-    `max_concurrency` is how many model calls, and how many children of one batch, run at once. `listeners` hear every
-    event of every run.
+    `listeners` hear every event of every run, each in a thread of its own.
 
     As a context manager (`async with RLM(...) as rlm`) it keeps `warm` sandboxes booted between its runs; otherwise
     each run starts its own. `pool` lends sandboxes from elsewhere: one that was opened with `options=rlm.sandbox` of an
@@ -200,7 +198,7 @@ class RLM:
                 models=self.models,
                 limits=self.limits,
                 own_functions=self.own_functions,
-                listeners=self.listeners,
+                record=await stack.enter_async_context(Record(self.listeners)),
                 max_concurrency=self.max_concurrency,
                 budget=budget,
                 pool=pool,

@@ -19,9 +19,10 @@ import msgspec
 
 from rlm_wasm import contexts, prompts
 from rlm_wasm.bridge import Bridge
+from rlm_wasm.calls import Answered
 from rlm_wasm.clients.protocol import Message, Reply
 from rlm_wasm.errors import ClientError, LimitExceeded, RLMError
-from rlm_wasm.events import Emitter, RootReplied, RunStarted, RunStopped
+from rlm_wasm.events import Emitter, Record, RootAsked, RootReplied, RunStarted, RunStopped
 from rlm_wasm.limits import Budget, Usage
 from rlm_wasm.outputs import Output, Unfit
 from rlm_wasm.parsing import without_thought
@@ -226,13 +227,17 @@ class _Routing:
         return self._routed(None, response=_read(reply.text, self._asked.output), stopped_by="final", **way)
 
     async def _ask_plainly(self, text: str) -> Reply:
+        async with Record(self._rlm.listeners) as record:
+            return await self._ask_once(text, record)
+
+    async def _ask_once(self, text: str, record: Record) -> Reply:
         """Ask the root model once, within the budget. Raises LimitExceeded, ClientError."""
         rlm, asked = self._rlm, self._asked
         wanted = Output(asked.output).schema
         schema = None if wanted is None else json.dumps(wanted)
         messages = prompts.plain(asked.question, text, schema)
         root, sub = rlm.models.root, rlm.models.sub
-        emitter = Emitter(rlm.listeners, run=uuid.uuid4().hex[:12], parent=None, depth=0)
+        emitter = Emitter(record, run=uuid.uuid4().hex[:12], parent=None, depth=0)
         places = anyio.Semaphore(1)
         # the bridge reserves, settles and counts a call, one that fails too
         bridge = Bridge(rlm.models, self._budget, emitter, max_concurrency=1, model_calls=places, run_child=None)
@@ -241,25 +246,31 @@ class _Routing:
                 question=asked.question, context=asked.context.description, model=root.model, sub_model=sub.model
             )
         )
-        stopped_by = "cancelled"
+        stopped_by, said = "cancelled", None
+        emitter.emit(RootAsked(same=0, messages=tuple(messages)))
         try:
-            reply = await self._in_time(bridge, messages)
-            spent = time.monotonic() - self._started
+            answered = await self._in_time(bridge, messages)
+            reply, stopped_by, said = answered.reply, "final", answered.reply.text
             emitter.emit(
                 RootReplied(
-                    text=reply.text, input_tokens=reply.input_tokens, output_tokens=reply.output_tokens, seconds=spent
+                    text=reply.text,
+                    input_tokens=reply.input_tokens,
+                    output_tokens=reply.output_tokens,
+                    seconds=time.monotonic() - self._started,
+                    model=reply.model or root.model,
+                    usd=answered.took.usd,
+                    cached=reply.cached,
                 )
             )
-            stopped_by = "final"
             return reply
         except Exception as error:
             stopped_by = error.limit if isinstance(error, LimitExceeded) else "errors"
             raise
         finally:
             self._plain_usage = bridge.usage
-            emitter.emit(_stopped(stopped_by, bridge.usage, time.monotonic() - self._started))
+            emitter.emit(_stopped(stopped_by, bridge.usage, time.monotonic() - self._started, said))
 
-    async def _in_time(self, bridge: Bridge, messages: Sequence[Message]) -> Reply:
+    async def _in_time(self, bridge: Bridge, messages: Sequence[Message]) -> Answered:
         seconds = self._budget.seconds_left()
         with anyio.move_on_after(seconds):
             return await bridge.complete(messages, self._rlm.models.root, inside=False)
@@ -267,7 +278,7 @@ class _Routing:
         raise LimitExceeded("seconds", allowed, allowed)
 
 
-def _stopped(by: str, usage: Usage, seconds: float) -> RunStopped:
+def _stopped(by: str, usage: Usage, seconds: float, said: str | None) -> RunStopped:
     return RunStopped(
         stopped_by=by,
         calls=usage.calls,
@@ -275,6 +286,9 @@ def _stopped(by: str, usage: Usage, seconds: float) -> RunStopped:
         output_tokens=usage.output_tokens,
         usd=usage.usd,
         seconds=seconds,
+        response=said,
+        by_model=usage.by_model,
+        estimated=usage.estimated,
     )
 
 

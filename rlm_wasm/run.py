@@ -6,7 +6,6 @@ charged are elsewhere.
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import time
@@ -21,6 +20,8 @@ import msgspec
 
 from rlm_wasm import citations, contexts, prompts
 from rlm_wasm.bridge import Bridge, ChildAsked, Models, describe_functions
+from rlm_wasm.calls import told
+from rlm_wasm.cells import Cells
 from rlm_wasm.clients.protocol import Reply
 from rlm_wasm.conversation import Conversation
 from rlm_wasm.dialects import HOUSE, Dialect
@@ -34,22 +35,21 @@ from rlm_wasm.errors import (
     SandboxTimeout,
 )
 from rlm_wasm.events import (
-    CellFinished,
-    CellStarted,
     Emitter,
     IterationFinished,
     IterationStarted,
-    Listener,
-    Printed,
+    Record,
+    RootAsked,
     RootReplied,
+    RootStreamed,
     RunStarted,
     RunStopped,
-    SandboxReplaced,
 )
 from rlm_wasm.guards import Guards, Watch
 from rlm_wasm.limits import Budget, Limits
 from rlm_wasm.outputs import Output, Unfit
 from rlm_wasm.parsing import Parsed, final_is_literal
+from rlm_wasm.prompts import Message
 from rlm_wasm.sandbox import Sandbox, SandboxPool
 from rlm_wasm.trajectory import CellRun, Completion, Iteration, StoppedBy
 from rlm_wasm.windows import Cutting, Window
@@ -64,7 +64,7 @@ class Shared(msgspec.Struct, frozen=True):
     models: Models
     limits: Limits
     own_functions: Mapping[str, Callable[..., Any]]
-    listeners: Sequence[Listener]
+    record: Record
     max_concurrency: int
     budget: Budget
     pool: SandboxPool
@@ -74,6 +74,8 @@ class Shared(msgspec.Struct, frozen=True):
     guards: Guards = Guards()
     cutting: Cutting = Cutting()
     variables: Mapping[str, object] = {}
+    settings: Mapping[str, Any] = {}
+    streaming: bool = False
 
 
 class Stopped(Exception):
@@ -105,15 +107,17 @@ class Run:
         *,
         depth: int,
         parent: str | None,
+        call: int | None = None,
     ) -> None:
         self._shared = shared
         self._question = question
         self._context = context
         self._output = Output(output)
         self._depth = depth
+        self._call = call
         self._id = uuid.uuid4().hex[:12]
         self._limits = shared.limits
-        self._emitter = Emitter(shared.listeners, run=self._id, parent=parent, depth=depth)
+        self._emitter = Emitter(shared.record, run=self._id, parent=parent, depth=depth)
         self._bridge = Bridge(
             shared.models,
             shared.budget,
@@ -133,8 +137,7 @@ class Run:
         self._refused_literal = False
         self._partial: Any = None
         self._citations: tuple[citations.Citation, ...] = ()
-        self._printed: list[str] = []
-        self._told_lost: tuple[str, ...] = ()
+        self._asked: list[Message] = []
         self.completed: Completion | None = None
 
     async def answer(self) -> Completion:
@@ -143,28 +146,25 @@ class Run:
         `completed` is set in any case.
         """
         started = time.monotonic()
-        models = self._shared.models
-        self._emitter.emit(
-            RunStarted(
-                question=self._question,
-                context=self._context.description,
-                model=models.root.model,
-                sub_model=models.sub.model,
-            )
-        )
+        self._emitter.emit(self._begun())
         try:
             response, stopped_by, limit = await self._bounded()
         except BaseException as error:
             # nothing is lost: what there was goes with the error, or to the parent of a child that is cancelled
             by: StoppedBy = "errors" if isinstance(error, Exception) else "cancelled"
-            completed = self._completed(None, by, None, started)
+            completed = self._completed(None, by, None, started, failure=error)
             if isinstance(error, RLMError):
                 error.partial = completed
             raise
         return self._completed(response, stopped_by, limit, started)
 
     def _completed(
-        self, response: object, stopped_by: StoppedBy, limit: LimitExceeded | None, started: float
+        self,
+        response: object,
+        stopped_by: StoppedBy,
+        limit: LimitExceeded | None,
+        started: float,
+        failure: BaseException | None = None,
     ) -> Completion:
         usage = self._bridge.usage
         seconds = time.monotonic() - started
@@ -176,6 +176,13 @@ class Run:
                 output_tokens=usage.output_tokens,
                 usd=usage.usd,
                 seconds=seconds,
+                response=response,
+                partial=self._partial,
+                by_model=usage.by_model,
+                estimated=usage.estimated,
+                limit=None if limit is None else (limit.limit, limit.used, limit.allowed),
+                failure=None if failure is None else f"{type(failure).__name__}: {failure}",
+                citations=self._citations,
             )
         )
         self.completed = Completion(
@@ -192,6 +199,23 @@ class Run:
             citations=self._citations,
         )
         return self.completed
+
+    def _begun(self) -> RunStarted:
+        models, context = self._shared.models, self._context
+        chars, digest = contexts.fingerprint(context.value)
+        small = contexts.is_small(context.value)
+        return RunStarted(
+            question=self._question,
+            context=context.description,
+            model=models.root.model,
+            sub_model=models.sub.model,
+            call=self._call,
+            context_chars=chars,
+            context_sha256=digest,
+            has_context=small,
+            context_value=context.value if small else None,
+            settings=self._shared.settings,
+        )
 
     async def _bounded(self) -> tuple[object, StoppedBy, LimitExceeded | None]:
         """The loop, within the seconds that are left and until somebody says stop."""
@@ -220,25 +244,25 @@ class Run:
 
     async def _loop(self) -> tuple[object, StoppedBy, LimitExceeded | None]:
         shared = self._shared
-        functions = {**self._bridge.functions(), **shared.own_functions}
+        functions = {**self._bridge.functions(), **told(shared.own_functions, self._emitter)}
         async with shared.pool.lend(functions) as sandbox:
-            sandbox.on_print = self._heard
+            cells = Cells(sandbox, self._emitter, self._dialect, self._watch)
             await sandbox.load(context=self._context.value, **self._shared.variables)
             await sandbox.equip(self._dialect.equipment, self._dialect.library)
-            look = await self._first_look(sandbox)
+            look = await self._first_look(cells)
             system, described = self._system(sandbox), self._context.description
             self._conversation.open(prompts.first(system, self._question, described, self._dialect, look))
             number = 0
             try:
                 for number in range(1, self._limits.iterations + 1):
                     self._emitter.iteration = number
-                    await self._iterate_within_events(sandbox, number)
+                    await self._iterate_within_events(sandbox, cells, number)
                 raise Stopped("iterations", LimitExceeded("iterations", number, self._limits.iterations))
             except Finished as finished:
                 await self._cite(sandbox)
                 return finished.value, "final", None
             except Stopped as stopped:
-                return await self._closing_answer(sandbox, stopped), stopped.by, stopped.limit
+                return await self._closing_answer(sandbox, cells, stopped), stopped.by, stopped.limit
 
     def _system(self, sandbox: Sandbox) -> str:
         schema = self._output.schema
@@ -251,11 +275,11 @@ class Run:
             dialect=self._dialect,
         )
 
-    async def _first_look(self, sandbox: Sandbox) -> str:
+    async def _first_look(self, cells: Cells) -> str:
         """What the dialect's first look at the context shows; "" if it has none."""
         if not self._dialect.first_look:
             return ""
-        return self._shown(await self._run_cell(sandbox, self._dialect.first_look, []), number=1, of=1)
+        return cells.shown(await cells.run(self._dialect.first_look, []), number=1, of=1)
 
     async def _cite(self, sandbox: Sandbox) -> None:
         """Look whether what the answer is said to rest on stands in the context. A failure costs only the citations."""
@@ -269,33 +293,35 @@ class Run:
         except (SandboxError, KeyError, TypeError):
             return
 
-    async def _iterate_within_events(self, sandbox: Sandbox, number: int) -> None:
-        started = time.monotonic()
+    async def _iterate_within_events(self, sandbox: Sandbox, cells: Cells, number: int) -> None:
+        started, before = time.monotonic(), len(self._iterations)
         self._emitter.emit(IterationStarted())
         try:
-            await self._iterate(sandbox, number)
+            await self._iterate(sandbox, cells, number)
         finally:
-            self._emitter.emit(IterationFinished(seconds=time.monotonic() - started))
+            entered = self._iterations[before:]
+            observation = entered[0].observation if entered else None
+            self._emitter.emit(IterationFinished(seconds=time.monotonic() - started, observation=observation))
 
-    async def _iterate(self, sandbox: Sandbox, number: int) -> None:
+    async def _iterate(self, sandbox: Sandbox, cells: Cells, number: int) -> None:
         """One reply, its code, one observation. Raises Finished or Stopped."""
         reply = await self._ask_root(sandbox)
         parsed = self._conversation.read(reply)
-        cells: list[CellRun] = []
+        ran: list[CellRun] = []
         observation = ""
         try:
-            parts = await self._act(sandbox, parsed, cells)
+            parts = await self._act(cells, parsed, ran)
             of = self._limits.iterations
             observation = self._conversation.add(reply, parsed, parts, iteration=number, iterations=of)
         finally:
-            await self._record(reply, cells, observation or None)
+            await self._record(reply, ran, observation or None)
         if self._bridge.refused is not None:
             raise Stopped(cast(StoppedBy, self._bridge.refused.limit), self._bridge.refused)
         errors = self._limits.errors
         if errors is not None and self._errors_in_a_row >= errors:
             raise Stopped("errors", LimitExceeded("errors", self._errors_in_a_row, errors))
 
-    async def _record(self, reply: Reply, cells: Sequence[CellRun], observation: str | None) -> None:
+    async def _record(self, reply: Reply, ran: Sequence[CellRun], observation: str | None) -> None:
         """Enter an iteration, when the calls of its cells have ended too."""
         with anyio.move_on_after(_CALLS_END_WITHIN, shield=True):
             await self._bridge.quiet()
@@ -305,51 +331,66 @@ class Run:
                 reply=reply.text,
                 input_tokens=reply.input_tokens,
                 output_tokens=reply.output_tokens,
-                cells=tuple(cells),
+                cells=tuple(ran),
                 calls=self._bridge.take_calls(),
                 observation=observation,
             )
         )
 
-    def _heard(self, stream: str, text: str) -> None:
-        self._printed.append(text)
-        self._emitter.emit(Printed(stream=stream, text=text))
-
     async def _ask_root(self, sandbox: Sandbox) -> Reply:
-        started = time.monotonic()
-        # a child's root calls are made for a cell of its parent, and counted so
-        tool = prompts.RUN_PYTHON if self._dialect.act == "tool" else None
-        complete = functools.partial(
-            self._bridge.complete, client=self._shared.models.root, inside=self._depth > 0, tool=tool
-        )
         try:
-            reply = await self._conversation.ask(complete)
+            reply = await self._conversation.ask(self._complete)
         except LimitExceeded as error:
             raise Stopped(cast(StoppedBy, error.limit), error) from error
-        self._emitter.emit(
-            RootReplied(
-                text=reply.text,
-                input_tokens=reply.input_tokens,
-                output_tokens=reply.output_tokens,
-                seconds=time.monotonic() - started,
-            )
-        )
         if self._conversation.shortened:
             # without it the run goes on: a lost sandbox is told of after the next cell
             with suppress(ValueError, SandboxCrashed, SandboxTimeout, ProtocolError):
                 await sandbox.load(history=self._conversation.history)
         return reply
 
-    async def _act(self, sandbox: Sandbox, parsed: Parsed, cells: list[CellRun]) -> list[str]:
+    async def _complete(self, messages: Sequence[Message]) -> Reply:
+        """Ask the root model once; asking it to sum up what was said is such a call too."""
+        same = 0
+        while same < min(len(messages), len(self._asked)) and messages[same] is self._asked[same]:
+            same += 1
+        self._asked = list(messages)
+        self._emitter.emit(RootAsked(same=same, messages=tuple(messages[same:])))
+        started = time.monotonic()
+        answered = await self._bridge.complete(
+            messages,
+            self._shared.models.root,
+            # a child's root calls are made for a cell of its parent, and counted so
+            inside=self._depth > 0,
+            tool=prompts.RUN_PYTHON if self._dialect.act == "tool" else None,
+            on_text=self._streamed if self._shared.streaming else None,
+        )
+        reply = answered.reply
+        self._emitter.emit(
+            RootReplied(
+                text=reply.text,
+                input_tokens=reply.input_tokens,
+                output_tokens=reply.output_tokens,
+                seconds=time.monotonic() - started,
+                model=reply.model or self._shared.models.root.model,
+                usd=answered.took.usd,
+                cached=reply.cached,
+                calls=reply.calls,
+            )
+        )
+        return reply
+
+    def _streamed(self, text: str | None) -> None:
+        self._emitter.emit(RootStreamed(text=text))
+
+    async def _act(self, cells: Cells, parsed: Parsed, ran: list[CellRun]) -> list[str]:
         """Run the reply's cells in order, to the first error or answer; gives what the model reads of each."""
         if not parsed.cells:
-            return await self._act_without_code(sandbox, parsed, cells)
+            return await self._act_without_code(cells, parsed, ran)
         parts: list[str] = []
         for position, code in enumerate(parsed.cells, start=1):
-            seen_before = any(cell.output.strip() for cell in cells)
-            run = await self._run_cell(sandbox, code, cells)
-            notes = [self._shown(run, number=position, of=len(parsed.cells)), *self._notes(run)]
-            parts.append("\n\n".join(notes))
+            seen_before = any(run.output.strip() for run in ran)
+            run = await cells.run(code, ran)
+            parts.append(cells.shown(run, number=position, of=len(parsed.cells)))
             refusal = self._finish(run, code, seen_before)
             if refusal:
                 parts.append(refusal)
@@ -358,10 +399,10 @@ class Run:
                 rest = len(parsed.cells) - position
                 parts += [prompts.not_run(rest)] if rest else []
                 break
-        self._errors_in_a_row = self._errors_in_a_row + 1 if cells[-1].error is not None else 0
+        self._errors_in_a_row = self._errors_in_a_row + 1 if ran[-1].error is not None else 0
         return parts
 
-    async def _act_without_code(self, sandbox: Sandbox, parsed: Parsed, cells: list[CellRun]) -> list[str]:
+    async def _act_without_code(self, cells: Cells, parsed: Parsed, ran: list[CellRun]) -> list[str]:
         if parsed.final_text is not None:
             return [self._finish_with(parsed.final_text)]
         self._errors_in_a_row += 1
@@ -371,56 +412,7 @@ class Run:
             raise Stopped("errors", LimitExceeded("errors", limit, limit))
         if instead is None:
             return [prompts.no_code(self._dialect)]
-        return [prompts.no_code(self._dialect), *await self._act(sandbox, Parsed(cells=(instead,), kept=""), cells)]
-
-    def _shown(self, run: CellRun, *, number: int, of: int) -> str:
-        kept = run.executed.kept if run.executed is not None else None
-        return prompts.cell_output(run.output, run.error, number=number, of=of, kept=kept, dialect=self._dialect)
-
-    def _notes(self, run: CellRun) -> list[str]:
-        """What the model is told beside a cell's output."""
-        notes: list[str] = []
-        if run.executed is not None:
-            lost = [name for name in run.executed.lost if name not in self._told_lost]
-            notes += [prompts.lost_variables(lost)] if lost else []
-            notes += [prompts.restored(run.executed.restored)] if run.executed.restored else []
-            self._told_lost = ()
-        repeated = self._watch.ran(run.code, f"{run.output}{run.error}")
-        return [*notes, repeated] if repeated else notes
-
-    async def _run_cell(self, sandbox: Sandbox, code: str, cells: list[CellRun]) -> CellRun:
-        """Run one cell, and enter it in `cells`, also if the run is stopped meanwhile."""
-        self._emitter.emit(CellStarted(code=code))
-        self._printed.clear()
-        try:
-            executed = await sandbox.execute(code)
-            run = CellRun(code=code, executed=executed, output=executed.output, error=executed.error)
-        except (SandboxCrashed, SandboxTimeout) as failure:
-            # routine: ordinary code can do this, and the next cell runs in a fresh sandbox
-            self._told_lost = failure.lost
-            run = self._lost_with_its_sandbox(code, failure, failure.lost)
-        except ProtocolError as failure:
-            run = self._lost_with_its_sandbox(code, failure, None)
-        except anyio.get_cancelled_exc_class():
-            error = "(the run was stopped while this cell ran)"
-            cells.append(CellRun(code=code, executed=None, output="".join(self._printed), error=error))
-            raise
-        cells.append(run)
-        self._emitter.emit(
-            CellFinished(
-                output=run.output,
-                error=run.error,
-                seconds=run.executed.seconds if run.executed else 0.0,
-                truncated=run.executed.truncated if run.executed else 0,
-            )
-        )
-        return run
-
-    def _lost_with_its_sandbox(self, code: str, failure: SandboxError, lost: tuple[str, ...] | None) -> CellRun:
-        self._emitter.emit(SandboxReplaced(reason=str(failure), lost=lost or ()))
-        # past its first line a failure holds what its process said, which is not for the model
-        error = f"{str(failure).splitlines()[0]}\n{prompts.lost_variables(lost)}"
-        return CellRun(code=code, executed=None, output="".join(self._printed), error=error)
+        return [prompts.no_code(self._dialect), *await self._act(cells, Parsed(cells=(instead,), kept=""), ran)]
 
     def _finish(self, run: CellRun, code: str, seen_before: bool) -> str | None:
         """Raise Finished if the cell called FINAL with a value that is accepted; else why it was not, or None."""
@@ -446,7 +438,7 @@ class Run:
             return prompts.wrong_type(str(error), self._dialect)
         raise Finished(accepted)
 
-    async def _closing_answer(self, sandbox: Sandbox, stopped: Stopped) -> object:
+    async def _closing_answer(self, sandbox: Sandbox, cells: Cells, stopped: Stopped) -> object:
         """One more call for the best answer from what was seen; None if it cannot be paid, or gives none."""
         self._conversation.close(f"limit reached: {stopped.by}")
         try:
@@ -454,22 +446,22 @@ class Run:
         except (Stopped, ClientError):
             # the run has ended for a reason of its own, which stays the reason
             return None
-        cells: list[CellRun] = []
+        ran: list[CellRun] = []
         try:
-            answer = await self._best_answer(sandbox, self._conversation.read(reply), cells)
+            answer = await self._best_answer(cells, self._conversation.read(reply), ran)
         finally:
-            await self._record(reply, cells, None)
+            await self._record(reply, ran, None)
         try:
             return None if answer is None else self._output.accept(answer)
         except Unfit:
             self._partial = answer
             return None
 
-    async def _best_answer(self, sandbox: Sandbox, parsed: Parsed, cells: list[CellRun]) -> object:
+    async def _best_answer(self, cells: Cells, parsed: Parsed, ran: list[CellRun]) -> object:
         if not parsed.cells:
             return parsed.kept.strip() or None if parsed.final_text is None else parsed.final_text
         for code in parsed.cells:
-            run = await self._run_cell(sandbox, code, cells)
+            run = await cells.run(code, ran)
             if run.executed is not None and run.executed.has_final:
                 return run.executed.final
             if run.error is not None:
@@ -489,6 +481,7 @@ class Run:
             asked.schema,
             depth=self._depth + 1,
             parent=self._id,
+            call=asked.call,
         )
         try:
             return await child.answer()

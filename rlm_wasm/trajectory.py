@@ -20,18 +20,20 @@ StoppedBy = Literal["final", "iterations", "seconds", "tokens", "usd", "calls", 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One call of a cell to a sub model or a child.
 
-    `function` is "llm_query" or "rlm_query"; `error` is None if it was answered; `seconds` is how long it took, its
-    wait for a free place included; `child` is the child's run where there was one.
+    `number` counts the calls of a run from 1. `function` is "llm_query" or "rlm_query"; `error` is None if it was
+    answered; `seconds` is how long it took, its wait for a free place included; `child` is the child's run where there
+    was one.
     """
 
+    number: int = 0
     function: str
     model: str
     prompt: str
-    reply: str
-    error: str | None
-    input_tokens: int
-    output_tokens: int
-    seconds: float
+    reply: str = ""
+    error: str | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    seconds: float = 0.0
     child: Completion | None = None
 
 

@@ -15,9 +15,9 @@ import rlm_wasm
 ROOT = Path(rlm_wasm.__file__).parent
 # Imports go left only. `doctor` and `demo` are commands of `cli`.
 LADDER = (
-    *("inside", "errors", "limits", "events", "outputs", "parsing", "dialects", "contexts", "citations", "images"),
-    *("prompts", "clients", "sandbox", "retrievers", "trajectory", "guards", "windows", "conversation", "bridge"),
-    *("run", "rlm", "router", "compat", "trace", "doctor", "demo", "cli"),
+    *("inside", "errors", "limits", "outputs", "parsing", "dialects", "contexts", "citations", "images", "prompts"),
+    *("events", "clients", "sandbox", "retrievers", "trajectory", "guards", "windows", "conversation", "calls"),
+    *("bridge", "cells", "run", "rlm", "router", "compat", "trace", "doctor", "demo", "cli"),
 )
 ALLOWED_OUTSIDE = {"anyio", "msgspec"}
 MODULES = sorted(ROOT.rglob("*.py"))

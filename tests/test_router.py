@@ -22,7 +22,7 @@ from rlm_wasm import (
     ScriptedClient,
 )
 from rlm_wasm.contexts import as_text
-from rlm_wasm.events import RootReplied, RunStarted, RunStopped
+from rlm_wasm.events import BudgetSpent, RootAsked, RootReplied, RunStarted, RunStopped
 from rlm_wasm.router import PROFILES, choose_profile
 from rlm_wasm.windows import says_too_long
 
@@ -320,7 +320,7 @@ async def test_a_router_over_a_pool_belongs_to_the_pools_event_loop() -> None:
 async def test_listeners_hear_a_plain_call_as_a_run_of_one_reply() -> None:
     heard: list[Event] = []
     await ask(Router(RLM(script("Two."), listeners=[heard.append])), context="one\ntwo")
-    assert [type(event) for event in heard] == [RunStarted, RootReplied, RunStopped]
+    assert [type(event) for event in heard] == [RunStarted, RootAsked, BudgetSpent, RootReplied, RunStopped]
     assert len({event.run for event in heard}) == 1
     assert isinstance(heard[-1], RunStopped)
     assert (heard[-1].stopped_by, heard[-1].calls) == ("final", 1)

@@ -260,14 +260,7 @@ class Session:
 async def _called(name: str, function: HostFunction, args: Any, kwargs: Any) -> str:
     """The result of a host function as a value; its failures as the child may know them."""
     try:
-        if inspect.iscoroutinefunction(function):
-            result = await function(*args, **kwargs)
-        else:
-            # in a list, because trio refuses a thread's result that is a coroutine
-            [result] = await anyio.to_thread.run_sync(lambda: [function(*args, **kwargs)], abandon_on_cancel=True)
-            if inspect.isawaitable(result):
-                result = await result
-        return encode(result)
+        return encode(await call(function, args, kwargs))
     except (FunctionError, LimitExceeded) as error:
         data = _partial(error.partial)
         if isinstance(error, LimitExceeded):
@@ -277,6 +270,15 @@ async def _called(name: str, function: HostFunction, args: Any, kwargs: Any) -> 
     except Exception as error:
         # its text may hold keys and paths: only the class name goes down
         raise RemoteError(rpc.FUNCTION_FAILED, f"{name}: {type(error).__name__}") from error
+
+
+async def call(function: HostFunction, args: Any, kwargs: Any) -> Any:
+    """What a host function gives: an async one here, a sync one in a thread."""
+    if inspect.iscoroutinefunction(function):
+        return await function(*args, **kwargs)
+    # in a list, because trio refuses a thread's result that is a coroutine
+    [result] = await anyio.to_thread.run_sync(lambda: [function(*args, **kwargs)], abandon_on_cancel=True)
+    return await result if inspect.isawaitable(result) else result
 
 
 def _partial(partial: object) -> dict[str, str] | None:
