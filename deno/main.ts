@@ -5,13 +5,15 @@
  * @module
  */
 
-import { ErrorCode, fields, Peer, RpcError } from "./peer.ts";
+import { ErrorCode, fields, Peer, type Pipe, RpcError } from "./peer.ts";
 import type { Form } from "./loading.ts";
 import { Sandbox, SandboxDead, type Settings } from "./sandbox.ts";
 import { PROTOCOL } from "./wire.ts";
 
 const NO_ROOM = "MemoryError: there is no room for it in the sandbox";
 type Fields = Record<string, unknown>;
+/** Of Node's, with what its types do not know: that a buffer may be asked for. */
+type SocketOptions = import("node:net").SocketConstructorOpts;
 
 // started before anything has been asked: it can do much until it is known what is wanted
 const jail = new Sandbox();
@@ -22,7 +24,38 @@ function write(bytes: Uint8Array): void {
   for (let sent = 0; sent < bytes.length;) sent += Deno.stdout.writeSync(bytes.subarray(sent));
 }
 
-const peer = new Peer({ read: (into) => Deno.stdin.read(into), write }, (method, params) => {
+/**
+ * Reading by a thread of its own, as Deno's stdin does, wakes two threads for each message. Where it can, Node's way,
+ * by the event loop itself, takes over while the jail boots and nothing comes.
+ */
+const pipe: Pipe = {
+  push: null,
+  async read(into) {
+    await quicker;
+    return pipe.push ? 0 : await Deno.stdin.read(into);
+  },
+  write,
+};
+let quicker: Promise<void> | null = null;
+
+async function readQuicker(): Promise<void> {
+  // what a pipe of Windows needs for it is not to be had
+  if (Deno.build.os === "windows") return;
+  const { default: net } = await import("node:net");
+  pipe.push = (space, filled) => {
+    const callback = (count: number) => {
+      filled(count);
+      return true;
+    };
+    const stdin = new net.Socket(
+      { fd: 0, writable: false, onread: { buffer: space, callback } } as SocketOptions,
+    );
+    stdin.on("end", () => filled(null));
+    stdin.on("error", () => filled(null));
+  };
+}
+
+const peer = new Peer(pipe, (method, params) => {
   const handler = Object.hasOwn(methods, method) ? methods[method] : undefined;
   if (!handler) throw new RpcError(ErrorCode.methodNotFound, `there is no method ${JSON.stringify(method)}`);
   return handler(params === undefined ? {} : fields(params, "params"));
@@ -163,6 +196,7 @@ const methods: Record<string, (params: Fields) => unknown> = {
     const chosen = settings(params);
     const image = params.image == null ? null : peer.takeBlob(params.image);
     initialized = true;
+    quicker = readQuicker();
     const holes = await findPermissions();
     if (holes.length > 0) return endWith(ErrorCode.notSafe, `the process is not sealed: ${holes.join("; ")}`);
     try {

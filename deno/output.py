@@ -11,6 +11,8 @@ from rlm_values import well_formed
 # characters of which all is kept, for `whole`, with what each piece takes beside them; of more only what is shown
 MAX_WHOLE = 8_000_000
 PIECE = 64
+# bytes that are gathered before they are passed on
+GATHERED = 1 << 16
 MARK = "\n[... {count:,} characters left out{words} ...]\n"
 
 
@@ -37,6 +39,11 @@ class Output:
         self._dropped = {"stdout": 0, "stderr": 0}
         self._words = 0
         self._open_word = None
+
+    @property
+    def all_sent(self):
+        """Whether no more of what is written is sent as it comes."""
+        return self._emit_room == 0
 
     def _share(self, count):
         """How much of `count` the head has; the tail has the rest."""
@@ -198,15 +205,42 @@ def _last_words(pieces, count):
     return kept[::-1]
 
 
+class Gathered(io.BufferedIOBase):
+    """What a TextIOWrapper writes to: passes its pieces on to the output."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def writable(self):
+        return True
+
+    def write(self, piece):
+        self._stream.output.write(self._stream.name, bytes(piece).decode("utf-8", "surrogatepass"))
+        return len(piece)
+
+
 class Stream(io.TextIOBase):
-    """A text stream into the output of whichever cell runs."""
+    """A text stream into the output of whichever cell runs.
+
+    `first` is the stream whose text goes before this one's. What is no longer sent as it comes is gathered in C, so
+    that a cell which prints without end is not held up by Python at each `print`.
+    """
 
     encoding = "utf-8"
     errors = "backslashreplace"
 
-    def __init__(self, name):
+    def __init__(self, name, first=None):
         self.name = name
         self.output = None
+        self._first = first
+        self._gathering = None
+
+    def begin(self, output):
+        """Write into this output from now on."""
+        self.output = output
+        self._gathering = None
+        # back to the class's own
+        self.__dict__.pop("write", None)
 
     def writable(self):
         return True
@@ -216,8 +250,22 @@ class Stream(io.TextIOBase):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         output = self.output
         if output is not None:
+            if self._first is not None:
+                self._first.flush()
             output.write(self.name, text)
+            # one of the two alone: their texts would lose their order
+            if self._first is None and output.all_sent:
+                self._gather()
         return len(text)
+
+    def _gather(self):
+        self._gathering = io.TextIOWrapper(Gathered(self), "utf-8", "surrogatepass", newline="\n")
+        self._gathering._CHUNK_SIZE = GATHERED
+        self.write = self._gathering.write
+
+    def flush(self):
+        if self._gathering is not None:
+            self._gathering.flush()
 
     def close(self):
         """Stays open: the cells that follow print too."""

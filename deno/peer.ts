@@ -50,10 +50,15 @@ export class ConnectionEnded extends Error {
   }
 }
 
+/** Fill what `space` gives with what comes, and say how much it was each time; null at the end. */
+export type Push = (space: () => Uint8Array<ArrayBuffer>, filled: (count: number | null) => void) => void;
+
 /** The pipe under a peer. */
 export interface Pipe {
-  /** Read into the buffer; the count, or null at the end. */
+  /** Read into the buffer; the count, or null at the end. With 0 it says that it has a `push` now. */
   read(into: Uint8Array<ArrayBuffer>): Promise<number | null>;
+  /** A quicker way to read, which takes the place of `read` for good as soon as there is one. */
+  push?: Push | null;
   /** Write all of the bytes. */
   write(bytes: Uint8Array<ArrayBuffer>): void;
 }
@@ -149,12 +154,30 @@ export class Peer {
   }
 
   async #read(): Promise<void> {
-    for (;;) {
+    while (!this.#pipe.push) {
       const count = await this.#pipe.read(this.#reader.space());
       if (count === null) break;
-      for (const frame of this.#reader.filled(count)) this.#take(frame);
+      if (count > 0) this.#filled(count);
     }
+    if (this.#pipe.push) await this.#pushed(this.#pipe.push);
     if (!this.#reader.idle) throw new WireError("the pipe ended in the middle of a frame");
+  }
+
+  #pushed(push: Push): Promise<void> {
+    return new Promise((resolve, reject) => {
+      push(() => this.#reader.space(), (count) => {
+        try {
+          if (count === null) resolve();
+          else this.#filled(count);
+        } catch (error) {
+          reject(error);
+        }
+      });
+    });
+  }
+
+  #filled(count: number): void {
+    for (const frame of this.#reader.filled(count)) this.#take(frame);
   }
 
   #take(frame: Frame): void {

@@ -78,7 +78,8 @@ class Cell:
 RESERVE = 4 * 1024 * 1024
 
 
-stdout, stderr = Stream("stdout"), Stream("stderr")
+stdout = Stream("stdout")
+stderr = Stream("stderr", first=stdout)
 host_functions = set()
 # names that are put back when a cell has overwritten them: those of the REPL, and variables that the host protects
 reserved, protected = {}, {}
@@ -311,7 +312,8 @@ def run_cell(code, number):
     """
     keep_reserve()
     output = Output(Cell.max_chars, Cell.max_words, lambda *piece: Bridge.emit(*piece), Cell.keep, Cell.mark)
-    stdout.output = stderr.output = output
+    stdout.begin(output)
+    stderr.begin(output)
     error = value = None
     try:
         try:
@@ -364,6 +366,7 @@ def finished(output, error, value):
     if tasks:
         # their last steps; nothing of a cell runs after its end
         wait(Bridge.sleep(0))
+    stdout.flush()
     pieces, truncated = output.pieces()
     kept = keep_output(output.whole()) if truncated else keep_output("".join([text for _, text in pieces]))
     encoded = None
@@ -402,14 +405,12 @@ def execute(code, filename):
     """Run `code` in the namespace; the value of its bare last expression, which is also echoed."""
     # a class or function of this cell must find its source in a later traceback
     linecache.cache[filename] = (len(code), None, code.splitlines(keepends=True), filename)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)
-        tree = ast.parse(code, filename)
-        awaits = Awaits(tree, plain_functions()) if "await" in code or "async" in code else None
-        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
-        quiet = code.rstrip().endswith(";")
-        body = compiled(awaits, tree, filename)
-        expression = last and compiled(awaits, ast.Expression(last.value), filename, "eval")
+    tree = ast.parse(code, filename)
+    awaits = Awaits(tree, plain_functions()) if "await" in code or "async" in code else None
+    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    quiet = code.rstrip().endswith(";")
+    body = compiled(awaits, tree, filename)
+    expression = last and compiled(awaits, ast.Expression(last.value), filename, "eval")
     if tree.body:
         evaluate(body)
     if expression is None:
@@ -529,6 +530,8 @@ def prepare():
     loop._system_exit_handler = lambda code: None
     WebLoop.run_until_complete = lambda loop, future: run_until_complete(future)
     time.sleep = sleep
+    # of invalid escapes, which models write and Python bears
+    warnings.simplefilter("ignore", SyntaxWarning)
     all_builtins.update(builtins.__dict__)
 
 

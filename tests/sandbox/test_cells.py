@@ -115,6 +115,35 @@ async def test_stdout_and_stderr_keep_their_order_and_are_heard_as_they_come() -
     assert heard == [("stdout", "one "), ("stderr", "two\n"), ("stdout", "three\n"), ("stderr", "4\n")]
 
 
+async def test_what_is_printed_past_the_head_keeps_its_order_and_every_character(shared: Sandbox) -> None:
+    code = """import sys
+for number in range(3000):
+    print("out", number)
+    if number % 1000 == 999:
+        print("err", number, file=sys.stderr)
+sys.stdout.write("last \\ud800\\r\\n");
+"""
+    done = await shared.execute(code)
+    told = [f"out {number}\n" + f"err {number}\n" * (number % 1000 == 999) for number in range(3000)]
+    whole = "".join(told) + "last \ufffd\r\n"
+    mark = f"\n[... {len(whole) - 10_000:,} characters left out ...]\n"
+    assert done.output == whole[:5000] + mark + whole[-5000:]
+    assert done.truncated == len(whole) - 10_000
+    assert (await shared.execute("len(outputs[-1])")).value == len(whole)
+    assert (await shared.execute("print('next')")).stdout == "next\n"
+
+
+async def test_what_was_printed_before_an_interrupt_is_kept_past_the_head_too(shared: Sandbox) -> None:
+    done = await shared.execute("print('x' * 20_000)\nprint('the last')\nwhile True: pass", timeout=0.5)
+    assert done.timed_out
+    assert done.stdout.endswith("xx\nthe last\n")
+
+
+async def test_a_write_of_what_is_no_text_past_the_head_is_the_usual_error(shared: Sandbox) -> None:
+    done = await shared.execute("import sys\nprint('x' * 20_000)\nsys.stdout.write(3)")
+    assert "TypeError: write() argument must be str, not int" in (done.error or "")
+
+
 async def test_long_output_is_cut_inside_with_head_and_tail_kept_and_the_rest_counted(shared: Sandbox) -> None:
     done = await run(shared, "print('a' * 6_000 + 'b' * 5_000 + 'c' * 6_000)")
     assert done.truncated == 17_001 - 10_000
