@@ -281,6 +281,8 @@ async function loadFromImage(
       // Pyodide's own part checks the header and finds no memory behind it
       const described = check(header);
       images.restore(module.HEAPU8, module._sbrk(0), head, boot.body!);
+      // at once: an idle jail has no reason to collect what it no longer uses
+      boot.body!.buffer.transfer(0);
       boot.body = null;
       module.API.restoreSnapshot = check;
       return described;
@@ -356,6 +358,7 @@ async function start(): Promise<void> {
   realm.freezeIntrinsics();
   running = false;
   jail.onmessage = (event: MessageEvent<ToJail>) => take(event.data);
+  packed?.buffer.transfer(0);
   // megabytes that are of no more use, and would be held for ever
   for (const name of Object.keys(arrivals)) delete (arrivals as unknown as Settings)[name];
   send({ type: "ready", holes: realm.findHoles(), pyodide: version, milliseconds: now() - started });

@@ -18,10 +18,15 @@ from rlm_wasm.sandbox.sandbox import Sandbox
 from rlm_wasm.sandbox.session import HostFunction, SandboxOptions, background_tasks
 
 
+# seconds; the run that was just lent one has its first cell before it
+_REPLACED_AFTER = 0.1
+
+
 class _Slot:
     """A sandbox and the task that keeps it open: a task group must be left by the task that entered it."""
 
     def __init__(self) -> None:
+        self.wanted = anyio.Event()
         self.ready = anyio.Event()
         self.done = anyio.Event()
         self.sandbox: Sandbox | None = None
@@ -65,6 +70,8 @@ class SandboxPool:
         async with AsyncExitStack() as stack:
             self._tasks = await stack.enter_async_context(background_tasks())
             self._refill()
+            for slot in self._slots:
+                slot.wanted.set()
             self._stack = stack.pop_all()
         return self
 
@@ -97,6 +104,7 @@ class SandboxPool:
     async def _ready_slot(self) -> _Slot:
         while True:
             slot = self._slots.pop(0) if self._slots else self._new_slot()
+            slot.wanted.set()
             self._refill()
             try:
                 await slot.ready.wait()
@@ -122,6 +130,8 @@ class SandboxPool:
 
     async def _keep(self, slot: _Slot) -> None:
         try:
+            with anyio.move_on_after(_REPLACED_AFTER):
+                await slot.wanted.wait()
             async with Sandbox(options=self._options) as sandbox:
                 slot.sandbox = sandbox
                 slot.ready.set()
