@@ -61,36 +61,67 @@ export function packImage(snapshot: Uint8Array<ArrayBuffer>, code: Uint8Array): 
   const headerLength = new DataView(snapshot.buffer, snapshot.byteOffset).getUint32(4, true);
   const memory = snapshot.subarray(headerLength);
   const runs = findRuns(memory);
-  const size = runs.reduce((sum, [, length]) => sum + length, 0);
+  const pages = gather(memory, runs, 0, memory.length);
   const codeStart = HEAD_FIELDS, headerStart = codeStart + padded(code.length);
   const tableStart = headerStart + padded(headerLength);
-  let at = tableStart + 8 * runs.length;
-  const image = new Uint8Array(at + size);
+  const pagesStart = tableStart + 8 * runs.length;
+  const image = new Uint8Array(pagesStart + pages.length);
   const words = new DataView(image.buffer);
   const fields = [MAGIC, VERSION, code.length, memory.length, headerLength, runs.length];
   fields.forEach((field, index) => words.setUint32(4 * index, field, true));
   image.set(code, codeStart);
   image.set(snapshot.subarray(0, headerLength), headerStart);
-  runs.forEach(([address, length], index) => {
-    words.setUint32(tableStart + 8 * index, address, true);
-    words.setUint32(tableStart + 8 * index + 4, length, true);
-    image.set(memory.subarray(address, address + length), at);
-    at += length;
-  });
+  image.set(packRuns(runs), tableStart);
+  image.set(pages, pagesStart);
   return image;
 }
 
-/** The runs of pages that are not all zero: first address and length of each. */
-function findRuns(memory: Uint8Array<ArrayBuffer>): [address: number, length: number][] {
-  const runs: [number, number][] = [];
+/** A run of pages: its first address and its length, in bytes. */
+export type Run = [address: number, length: number];
+
+/** The runs of pages that are not all zero. */
+export function findRuns(memory: Uint8Array): Run[] {
+  const runs: Run[] = [];
+  const words = new Int32Array(memory.buffer, memory.byteOffset, memory.length >> 2);
   for (let address = 0; address < memory.length; address += PAGE) {
-    const page = memory.subarray(address, address + PAGE);
-    if (page.every((byte) => byte === 0)) continue;
+    const end = Math.min(address + PAGE, memory.length);
+    let word = address >> 2;
+    while (word < end >> 2 && words[word] === 0) word++;
+    if (word === end >> 2) continue;
     const last = runs.at(-1);
-    if (last && last[0] + last[1] === address) last[1] += page.length;
-    else runs.push([address, page.length]);
+    if (last && last[0] + last[1] === address) last[1] += end - address;
+    else runs.push([address, end - address]);
   }
   return runs;
+}
+
+/** The runs as they stand in a body. */
+export function packRuns(runs: Run[]): Uint8Array<ArrayBuffer> {
+  const table = new DataView(new ArrayBuffer(8 * runs.length));
+  runs.flat().forEach((field, index) => table.setUint32(4 * index, field, true));
+  return new Uint8Array(table.buffer);
+}
+
+/** Of the pages of all runs, one after the other, `length` bytes from `offset` on; fewer at the end. */
+export function gather(
+  memory: Uint8Array,
+  runs: Run[],
+  offset: number,
+  length: number,
+): Uint8Array<ArrayBuffer> {
+  const size = runs.reduce((sum, [, each]) => sum + each, 0);
+  const gathered = new Uint8Array(Math.max(0, Math.min(length, size - offset)));
+  let before = 0, at = 0;
+  for (const [address, each] of runs) {
+    const from = Math.max(0, offset - before);
+    if (from < each && at < gathered.length) {
+      const part = memory.subarray(address + from, address + Math.min(each, from + gathered.length - at));
+      gathered.set(part, at);
+      at += part.length;
+    }
+    before += each;
+  }
+  return gathered;
 }
 
 /**

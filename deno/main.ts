@@ -10,6 +10,8 @@ import type { Form } from "./loading.ts";
 import { Sandbox, SandboxDead, type Settings } from "./sandbox.ts";
 import { PROTOCOL } from "./wire.ts";
 
+/** Bytes of a part of a checkpoint, if nothing else is asked for. */
+const PART = 8 * 1024 * 1024;
 const NO_ROOM = "MemoryError: there is no room for it in the sandbox";
 type Fields = Record<string, unknown>;
 /** Of Node's, with what its types do not know: that a buffer may be asked for. */
@@ -103,6 +105,12 @@ function settings(params: Fields): Settings {
     echo: params.echo !== false,
     memory_mb: params.memory_mb == null ? null : whole(params, "memory_mb", 1),
   };
+}
+
+function resumesAfter(params: Fields): number | null {
+  const cells = params.resumes_after ?? null;
+  if (cells === null || (Number.isSafeInteger(cells) && cells as number >= 0)) return cells as number | null;
+  throw new RpcError(ErrorCode.invalidParams, "resumes_after: a number of cells is wanted");
 }
 
 /** What must fail in a process that holds no permission; in words, what did not. */
@@ -200,7 +208,7 @@ const methods: Record<string, (params: Fields) => unknown> = {
     const holes = await findPermissions();
     if (holes.length > 0) return endWith(ErrorCode.notSafe, `the process is not sealed: ${holes.join("; ")}`);
     try {
-      await jail.boot(host, chosen, image);
+      await jail.boot(host, chosen, image, resumesAfter(params));
       sandbox = jail;
     } catch (error) {
       return endWith(ErrorCode.notSafe, error);
@@ -254,6 +262,25 @@ const methods: Record<string, (params: Fields) => unknown> = {
     const reply = report(await alive(required().get(text(params, "name"))));
     if ("error" in reply) throw new RpcError(ErrorCode.invalidParams, String(reply.error));
     return reply;
+  },
+  async checkpoint_begin() {
+    const { result, part } = await alive(required().beginCheckpoint());
+    const begun = report(result);
+    if ("error" in begun) throw new RpcError(ErrorCode.invalidParams, String(begun.error).slice(0, 1000));
+    if (!part) {
+      return endWith(ErrorCode.died, new Error("the interpreter died: its checkpoint cannot be read"));
+    }
+    return { ...begun, cells: required().cells, blob: peer.sendBlob(part) };
+  },
+  async checkpoint_part(params) {
+    const offset = params.offset === 0 ? 0 : whole(params, "offset", 0);
+    const part = await alive(required().checkpointPart(offset, whole(params, "length", PART)));
+    if (!part) throw new RpcError(ErrorCode.invalidParams, "no checkpoint has begun");
+    return { blob: peer.sendBlob(part) };
+  },
+  async checkpoint_end() {
+    await alive(required().endCheckpoint());
+    return {};
   },
   interrupt: () => required().interrupt(),
   ping: () => ({}),

@@ -8,6 +8,9 @@ import io
 
 from rlm_values import well_formed
 
+# TextIOWrapper's own buffer and `write` are set here, which typeshed does not know.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+
 # characters of which all is kept, for `whole`, with what each piece takes beside them; of more only what is shown
 MAX_WHOLE = 8_000_000
 PIECE = 64
@@ -240,7 +243,7 @@ class Stream(io.TextIOBase):
         self.output = output
         self._gathering = None
         # back to the class's own
-        self.__dict__.pop("write", None)
+        vars(self).pop("write", None)
 
     def writable(self):
         return True

@@ -24,6 +24,7 @@ import time
 import warnings
 from types import ModuleType
 
+import rlm_files
 import rlm_threads
 import rlm_values
 from pyodide.ffi import run_sync
@@ -71,6 +72,8 @@ class Cell:
     # of `outputs`: how many characters there are in all, and the first that was not dropped yet
     kept_chars = 0
     oldest = 0
+    # what `rlm_files` has packed, in a checkpoint alone
+    files = None
     # memory that is given up when a cell has taken all the rest: then its error can be told, and a next cell run
     reserve = None
 
@@ -127,22 +130,46 @@ class Host(ModuleType):
 def connect(bridge, settings):
     """Install the bridge. `settings` is a JSON text: functions, output_chars, output_words."""
     settings = json.loads(settings)
-    Bridge.call, Bridge.emit, Bridge.sleep, Bridge.finish = bridge.call, bridge.emit, bridge.sleep, bridge.finish
-    rlm_threads.Waits.spawn, rlm_threads.Waits.wait = bridge.spawn, wait
-    rlm_threads.Waits.park, rlm_threads.Waits.wake = bridge.park, bridge.wake
+    files = Cell.files
+    reconnect(bridge)
     Cell.max_chars, Cell.max_words = settings["output_chars"], settings.get("output_words")
     Cell.keep = settings.get("output_keep") or "both"
     mark = settings.get("output_mark")
     Cell.mark = MARK if mark is None else mark
     Cell.echo = settings.get("echo") is not False
-    sys.stdout, sys.stderr = stdout, stderr
-    # the state in the image is the same for all sandboxes that start from it
-    random.seed(os.urandom(32))
-    host = sys.modules["rlm_host"] = Host()
-    host_functions.update(settings["functions"])
+    if files is not None:
+        # a checkpoint: its own seeds and functions stay
+        rlm_files.unpack(files)
+    else:
+        sys.stdout, sys.stderr = stdout, stderr
+        # the state in the image is the same for all sandboxes that start from it
+        random.seed(os.urandom(32))
+        sys.modules["rlm_host"] = Host()
     for name in settings["functions"]:
-        reserve(name, host_function(name))
-        setattr(host, name, namespace[name])
+        if name not in host_functions:
+            host_functions.add(name)
+            reserve(name, host_function(name))
+            setattr(sys.modules["rlm_host"], name, reserved[name])
+
+
+def reconnect(bridge):
+    """Take the JavaScript functions, again after `disconnect`."""
+    Bridge.call, Bridge.emit, Bridge.sleep, Bridge.finish = bridge.call, bridge.emit, bridge.sleep, bridge.finish
+    rlm_threads.Waits.spawn, rlm_threads.Waits.wait = bridge.spawn, wait
+    rlm_threads.Waits.park, rlm_threads.Waits.wake = bridge.park, bridge.wake
+    Cell.files = None
+
+
+def disconnect():
+    """Make ready for a checkpoint: the files go into the memory, and what is of JavaScript goes. "" or why not."""
+    try:
+        files = rlm_files.pack()
+    except BaseException as exception:
+        return rlm_values.well_formed(f"{class_name(exception)}: {exception}")[:1000]
+    Cell.files = files
+    Bridge.call = Bridge.emit = Bridge.sleep = Bridge.finish = None
+    rlm_threads.Waits.spawn = rlm_threads.Waits.park = rlm_threads.Waits.wake = None
+    return ""
 
 
 def reserve(name, value):
@@ -533,6 +560,7 @@ def prepare():
     # of invalid escapes, which models write and Python bears
     warnings.simplefilter("ignore", SyntaxWarning)
     all_builtins.update(builtins.__dict__)
+    rlm_files.remember()
 
 
 prepare()

@@ -64,6 +64,7 @@ export type ToJail =
     interrupts: Uint8Array<ArrayBufferLike>;
     settings: string;
     body: Uint8Array<ArrayBuffer> | null;
+    resumes: boolean;
   }
   | { type: "execute"; id: number; code: string; number: number }
   | { type: "load"; id: number; name: string; kind: string; bytes: Uint8Array<ArrayBuffer> }
@@ -71,6 +72,9 @@ export type ToJail =
   | { type: "load_part"; id: number; bytes: Uint8Array<ArrayBuffer> }
   | { type: "load_end"; id: number; name: string; kind: string }
   | { type: "get"; id: number; name: string }
+  | { type: "checkpoint_begin"; id: number }
+  | { type: "checkpoint_part"; id: number; offset: number; length: number }
+  | { type: "checkpoint_end"; id: number }
   | { type: "reply"; id: number; reply: string }
   | { type: "interrupt" }
   | { type: "ping"; id: number };
@@ -85,6 +89,7 @@ export type FromJail =
   | { type: "printed"; stream: string; text: string }
   | { type: "final"; value: string }
   | { type: "spare"; buffer: ArrayBuffer }
+  | { type: "part"; bytes: Uint8Array<ArrayBuffer> }
   | { type: "pong"; id: number };
 
 /** Who serves the cell's calls and hears what it does. */
@@ -121,6 +126,8 @@ export interface Outcome {
   timedOut: boolean;
   /** Seconds that the cell computed, not counting its waits for the host. */
   seconds: number;
+  /** Of a checkpoint: bytes of it. */
+  part: Uint8Array<ArrayBuffer> | null;
 }
 
 /** One thing that the jail does: a cell, a load or a get. */
@@ -134,6 +141,8 @@ class Job {
   /** It has given its value to FINAL. */
   gave = false;
   timedOut = false;
+  /** Of a checkpoint, what the jail has sent. */
+  part: Uint8Array<ArrayBuffer> | null = null;
   interruptedAt: number | null = null;
   repeats = 0;
 
@@ -234,9 +243,23 @@ export class Sandbox {
     this.#sendWasm(wasm).catch((error) => this.#die(new SandboxDead(`its WebAssembly: ${error.message}`)));
   }
 
-  /** Boot the jail: from an image, if it was prepared for one or is given one whole. Rejects if it does not hold. */
-  async boot(host: Host, settings: Settings, image: Uint8Array<ArrayBuffer> | null): Promise<void> {
+  /** How many cells have been run; of a checkpoint those before it too. */
+  get cells(): number {
+    return this.#cells;
+  }
+
+  /**
+   * Boot the jail: from an image, if it was prepared for one or is given one whole. Rejects if it does not hold. If the
+   * image is a checkpoint, `resumesAfter` says how many cells had been run.
+   */
+  async boot(
+    host: Host,
+    settings: Settings,
+    image: Uint8Array<ArrayBuffer> | null,
+    resumesAfter: number | null = null,
+  ): Promise<void> {
     this.#host = host;
+    this.#cells = resumesAfter ?? 0;
     // the head of the output, in UTF-16 units, in messages of a character at least
     this.#maxPrinted = 3 * settings.output_chars;
     let body = image;
@@ -251,6 +274,7 @@ export class Sandbox {
       interrupts: this.#interrupts,
       settings: JSON.stringify(settings),
       body,
+      resumes: resumesAfter !== null,
     };
     this.#post(message, body ? [body.buffer] : []);
     loadNode();
@@ -308,6 +332,26 @@ export class Sandbox {
     return (await this.#do(LOAD_OR_GET_WITHIN, (id) => ({ type: "get", id, name }))).result;
   }
 
+  /**
+   * Begin to take the interpreter's memory: a report, and as `part` Pyodide's header with the table of runs. Until its
+   * end, or the next job of another kind, nothing else runs.
+   */
+  beginCheckpoint(): Promise<Outcome> {
+    return this.#do(LOAD_OR_GET_WITHIN, (id) => ({ type: "checkpoint_begin", id }));
+  }
+
+  /** Pages of the checkpoint, `length` bytes of them at most; null if none has begun. */
+  async checkpointPart(offset: number, length: number): Promise<Uint8Array<ArrayBuffer> | null> {
+    const message = (id: number): ToJail => ({ type: "checkpoint_part", id, offset, length });
+    const { part } = await this.#do(LOAD_OR_GET_WITHIN, message);
+    return part && part.length <= length ? part : null;
+  }
+
+  /** Go on after a checkpoint. */
+  async endCheckpoint(): Promise<void> {
+    await this.#do(LOAD_OR_GET_WITHIN, (id) => ({ type: "checkpoint_end", id }));
+  }
+
   /** Let the jail do one thing after those before it: interrupted at its deadline, ended if it then goes on. */
   #do(timeout: number, message: (id: number) => ToJail, transfer: Transferable[] = []): Promise<Outcome> {
     let mine: Promise<Outcome>;
@@ -336,7 +380,7 @@ export class Sandbox {
     try {
       this.#post(message(job.id), transfer);
       const result = await job.done.promise;
-      return { result, timedOut: job.timedOut, seconds: job.clock.tick(false) / 1000 };
+      return { result, timedOut: job.timedOut, seconds: job.clock.tick(false) / 1000, part: job.part };
     } finally {
       this.#job = null;
       this.#interrupts[0] = 0;
@@ -431,6 +475,10 @@ export class Sandbox {
       // one that could grow or shrink later would not be ours
       if (message.buffer instanceof ArrayBuffer && !message.buffer.resizable) {
         this.#host?.spare(message.buffer);
+      }
+    } else if (message.type === "part") {
+      if (job && message.bytes instanceof Uint8Array && !message.bytes.buffer.resizable) {
+        job.part = message.bytes;
       }
     } else if (message.type === "pong") {
       this.#idleAnswered = Number(message.id);

@@ -27,6 +27,8 @@ interface PyFunction {
 }
 interface Prelude {
   connect: PyFunction;
+  reconnect: PyFunction;
+  disconnect: PyFunction;
   run_cell: PyFunction;
   end_lost_cell: PyFunction;
   load_buffer: PyFunction;
@@ -39,13 +41,14 @@ interface Py {
   runPython(code: string): unknown;
   pyimport(name: string): Prelude;
   setInterruptBuffer(buffer: { 0: number }): void;
-  makeMemorySnapshot(): Uint8Array<ArrayBuffer>;
-  _module: Loadings.Module;
+  makeMemorySnapshot(ways?: { serializer(object: unknown): unknown }): Uint8Array<ArrayBuffer>;
+  _module: PyodideModule;
   FS: { writeFile(path: string, text: string): void; mkdirTree(path: string): void };
 }
 /** Emscripten's module, with Pyodide's part of it. */
 interface PyodideModule extends Loadings.Module {
   API: { restoreSnapshot(snapshot: Uint8Array): unknown };
+  HEAP8: Int8Array;
   _sbrk(increment: number): number;
 }
 interface Waiting {
@@ -92,7 +95,11 @@ const LOST_AFTER = 50;
 let stackLost = () => {};
 let prelude: Prelude;
 let loadings: typeof Loadings;
-let memory: Loadings.Module;
+let memory: PyodideModule;
+let takeSnapshot: Py["makeMemorySnapshot"];
+let images: typeof Images;
+/** The pages of the checkpoint that is being taken: meanwhile Python has nothing of this realm. */
+let checkpoint: Images.Run[] | null = null;
 let loading: Loadings.Loading | null = null;
 
 function isNow(began: number | null): boolean {
@@ -268,12 +275,16 @@ async function loadPyodide(
 /** Load Pyodide from an image, whose body is awaited only when all else is done. */
 async function loadFromImage(
   assets: Assets,
-  images: typeof Images,
   head: Images.Head,
   create: CreateModule,
 ): Promise<Py> {
   const createFromImage = async (settings: Settings) => {
-    const module = await create({ ...settings, INITIAL_MEMORY: head.memoryBytes });
+    const module = await create(settings);
+    if (head.memoryBytes > module.HEAPU8.length) {
+      const grown = module._malloc(head.memoryBytes - module._sbrk(0));
+      if (grown === 0) throw new RangeError("there is no memory for it");
+      module._free(grown);
+    }
     const boot = await arrivals.boot.promise;
     if (boot.type !== "boot" || !boot.body) throw new Error("the image's body was not sent");
     const check = module.API.restoreSnapshot;
@@ -289,7 +300,12 @@ async function loadFromImage(
     };
     return module;
   };
-  return await loadPyodide(assets, createFromImage, { _loadSnapshot: head.header });
+  return await loadPyodide(assets, createFromImage, {
+    _loadSnapshot: head.header,
+    // so that checkpoints can be taken; what variables held of JavaScript is not in them
+    _makeSnapshot: true,
+    _snapshotDeserializer: () => null,
+  });
 }
 
 function installPrelude(py: Py, modules: [name: string, source: string][]): void {
@@ -298,7 +314,7 @@ function installPrelude(py: Py, modules: [name: string, source: string][]): void
 }
 
 /** Make a memory image: a booted interpreter with the prelude in it, that never saw anybody's data. */
-async function makeImage(assets: Assets, images: typeof Images, script: vm.Script): Promise<void> {
+async function makeImage(assets: Assets, script: vm.Script): Promise<void> {
   const py = await loadPyodide(assets, script.runInThisContext(), { _makeSnapshot: true });
   installPrelude(py, assets.modules);
   const snapshot = py.makeMemorySnapshot();
@@ -312,14 +328,13 @@ async function makeImage(assets: Assets, images: typeof Images, script: vm.Scrip
 
 async function bootSandbox(
   assets: Assets,
-  images: typeof Images,
   head: Images.Head | null,
   script: vm.Script,
 ): Promise<Py> {
   (globalThis as unknown as Settings).setTimeout = setTimeoutInJob;
   const create = script.runInThisContext() as CreateModule;
-  if (head) return await loadFromImage(assets, images, head, create);
-  const py = await loadPyodide(assets, create, {});
+  if (head) return await loadFromImage(assets, head, create);
+  const py = await loadPyodide(assets, create, { _makeSnapshot: true });
   installPrelude(py, assets.modules);
   return py;
 }
@@ -327,32 +342,33 @@ async function bootSandbox(
 async function start(): Promise<void> {
   const started = now();
   const modules = await arrivals.modules.promise;
-  const [realm, images, loader]: [typeof Realm, typeof Images, typeof Loadings] = await Promise.all([
+  let realm: typeof Realm;
+  [realm, images, loadings] = await Promise.all([
     import(modules.realm),
     import(modules.image),
     import(modules.loading),
   ]);
-  loadings = loader;
   realm.removeOutside();
   for (const name of ["postMessage", "close"]) delete (globalThis as unknown as Settings)[name];
   const assets = await arrivals.assets.promise;
   const packed = await arrivals.head.promise;
   const head = packed && images.readHead(packed);
-  const script = compile(assets.asm, head?.code);
+  const script = compile(assets.asm, head?.code.length ? head.code : undefined);
   if (!head && (await arrivals.boot.promise).type === "make_image") {
-    await makeImage(assets, images, script);
+    await makeImage(assets, script);
     return;
   }
-  const py = await bootSandbox(assets, images, head, script);
+  const py = await bootSandbox(assets, head, script);
   const boot = await arrivals.boot.promise;
   if (boot.type !== "boot") throw new Error("an image is made of a jail that was not prepared for one");
   memory = py._module;
+  takeSnapshot = py.makeMemorySnapshot;
   interrupts = boot.interrupts;
   py.setInterruptBuffer(signals);
   prelude = py.pyimport("rlm_prelude");
   prelude.connect(bridge, boot.settings);
   // what a first cell compiles of the interpreter, its own first cell need not
-  await prelude.run_cell.callPromising("0;", 0);
+  if (!boot.resumes) await prelude.run_cell.callPromising("0;", 0);
   const version = py.version;
   realm.removeRest();
   realm.freezeIntrinsics();
@@ -382,10 +398,50 @@ async function runCell(code: string, number: number): Promise<unknown> {
   return await prelude.run_cell.callPromising("raise KeyboardInterrupt", number);
 }
 
-async function run(id: number, act: () => unknown): Promise<void> {
+/** Begin a checkpoint; gives a report of it, after the header and the table of runs. */
+async function beginCheckpoint(): Promise<string> {
+  if (waiting.size > 0) {
+    const error = "a thread that a cell has started still waits, and cannot be kept: let it end first " +
+      "(shut its executor down, join it)";
+    return JSON.stringify({ error });
+  }
+  const error = await prelude.disconnect.callPromising();
+  if (error) return JSON.stringify({ error });
+  const whole = memory.HEAP8;
+  // a copy of it all is what Pyodide would make
+  memory.HEAP8 = new Int8Array(0);
+  let header: Uint8Array<ArrayBuffer>;
+  try {
+    header = takeSnapshot({ serializer: () => null });
+  } finally {
+    memory.HEAP8 = whole;
+  }
+  checkpoint = images.findRuns(memory.HEAPU8);
+  const bytes = new Uint8Array([...header, ...images.packRuns(checkpoint)]);
+  const size = checkpoint.reduce((sum, [, length]) => sum + length, 0);
+  const report = { memory: memory.HEAPU8.length, header: header.length, runs: checkpoint.length, size };
+  send({ type: "part", bytes }, [bytes.buffer]);
+  return JSON.stringify(report);
+}
+
+function sendCheckpointPart(offset: number, length: number): boolean {
+  if (!checkpoint) return false;
+  const bytes = images.gather(memory.HEAPU8, checkpoint, offset, length);
+  send({ type: "part", bytes }, [bytes.buffer]);
+  return true;
+}
+
+async function endCheckpoint(): Promise<boolean> {
+  checkpoint = null;
+  await prelude.reconnect.callPromising(bridge);
+  return true;
+}
+
+async function run(id: number, act: () => unknown, ofCheckpoint = false): Promise<void> {
   job++;
   running = true;
   try {
+    if (checkpoint && !ofCheckpoint) await endCheckpoint();
     send({ type: "done", id, result: String(await act()) });
   } catch (error) {
     // Python code never raises out of the prelude: what arrives here is the interpreter's end
@@ -425,6 +481,10 @@ function take(message: ToJail): void {
       return added;
     });
   } else if (message.type === "load_end") run(message.id, () => finishLoading(message.name, message.kind));
+  else if (message.type === "checkpoint_begin") run(message.id, beginCheckpoint);
+  else if (message.type === "checkpoint_part") {
+    run(message.id, () => sendCheckpointPart(message.offset, message.length), true);
+  } else if (message.type === "checkpoint_end") run(message.id, endCheckpoint, true);
   else if (message.type === "get") run(message.id, () => prelude.get.callPromising(message.name));
 }
 

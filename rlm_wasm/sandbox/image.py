@@ -24,6 +24,8 @@ from rlm_wasm.sandbox.process import check_runtime, runtime_folder
 _MAGIC = b"rlm-wasm image 2\n"
 # magic, version, bytes of code cache, of memory, of Pyodide's header, count of runs of pages
 _FIELDS = struct.Struct("<6I")
+# of deno/image.ts
+_IMAGE_MAGIC, _IMAGE_VERSION = int.from_bytes(b"RLMI", "little"), 1
 _LOCK_SECONDS = 60
 _PART = ".part"
 # one for each version that is installed on a machine, and a few to spare
@@ -67,6 +69,22 @@ def path_for(deno: Path) -> Path:
         raise
     key = f"{runtime} {deno} {status.st_size} {status.st_mtime_ns} {platform.machine()}"
     return cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.image"
+
+
+def build() -> str:
+    """What the memory of an interpreter depends on: Pyodide and the files that run inside. Raises SandboxStartError."""
+    check_runtime()
+    return _runtime_hash(runtime_folder())
+
+
+def head(code_of: bytes | None, memory_bytes: int, header: bytes, runs: int) -> bytes:
+    """The head of an image of another memory, with the code cache of this one; None for no code cache."""
+    magic, version, code = _IMAGE_MAGIC, _IMAGE_VERSION, b""
+    if code_of is not None:
+        magic, version, length = _FIELDS.unpack_from(code_of)[:3]
+        code = code_of[_FIELDS.size : _FIELDS.size + length]
+    fields = _FIELDS.pack(magic, version, len(code), memory_bytes, len(header), runs)
+    return fields + code + bytes(-len(code) % 4) + header + bytes(-len(header) % 4)
 
 
 def split(image: bytes) -> tuple[memoryview, memoryview]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from rlm_wasm.errors import ProtocolError
+from rlm_wasm.sandbox.memory import BOOT_MB
 
 # what a report of a cell may hold (deno/prelude.py, deno/tracebacks.py); the output's size is the caller's choice
 _ERROR_CHARS, _VALUE_BYTES, _NAMES, _NAME_CHARS = 10_000, 100_000, 256, 100
@@ -68,6 +69,29 @@ class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Printed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stream: str
     text: str
+
+
+class CheckpointBegun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A checkpoint is being taken: `memory`, `header` and `size` in bytes, of which `size` are its pages'."""
+
+    memory: int
+    header: int
+    runs: int
+    size: int
+    cells: int
+    blob: int
+
+    def check(self, memory_mb: int) -> None:
+        """Raise ProtocolError for figures that a sandbox of so much memory cannot have."""
+        most = (BOOT_MB + memory_mb) * 1024 * 1024
+        if not (0 < self.size <= self.memory <= most and 0 < self.runs <= most // 4096 and self.cells >= 0):
+            raise ProtocolError("the child sent a checkpoint that cannot be one")
+
+
+class CheckpointPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where its bytes are."""
+
+    blob: int
 
 
 class Empty(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

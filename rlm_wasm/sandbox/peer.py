@@ -6,7 +6,8 @@ Knows no message by name. Owns no process: it is handed the two streams and ends
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import anyio
@@ -193,6 +194,22 @@ class Peer:
         """Tell the child; no answer comes. `blobs` go ahead, as numbered by `next_blob_id`."""
         self._put_blobs(blobs)
         self._put(encode_message({"jsonrpc": "2.0", "method": method, "params": params}))
+
+    @contextmanager
+    def accepting(self, size: int) -> Generator[None]:
+        """In the block the child may send blobs of at most so many bytes, one at a time; `blob` takes each."""
+        self._reader.max_blob, before = size, self._reader.max_blob
+        try:
+            yield
+        finally:
+            self._reader.max_blob = before
+            self.blobs.clear()
+
+    def blob(self, id: int) -> bytes:
+        """The blob of this number, once. Raises ProtocolError if the child has not sent it."""
+        if id not in self.blobs:
+            raise ProtocolError("the child refers to a blob that it has not sent")
+        return self.blobs.pop(id)
 
     async def serve(self) -> None:
         """Move frames until the child's stdout ends. Raises ProtocolError; every pending request is settled."""

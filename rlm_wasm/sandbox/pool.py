@@ -17,7 +17,6 @@ from rlm_wasm.errors import SandboxError
 from rlm_wasm.sandbox.sandbox import Sandbox
 from rlm_wasm.sandbox.session import HostFunction, SandboxOptions, background_tasks
 
-
 # seconds; the run that was just lent one has its first cell before it
 _REPLACED_AFTER = 0.1
 

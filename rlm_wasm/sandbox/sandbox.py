@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -22,6 +23,7 @@ from rlm_wasm.errors import ProtocolError, SandboxCrashed, SandboxError, Sandbox
 from rlm_wasm.sandbox import image as images
 from rlm_wasm.sandbox import memory
 from rlm_wasm.sandbox import peer as rpc
+from rlm_wasm.sandbox.checkpoint import Checkpoint, take
 from rlm_wasm.sandbox.messages import Empty, Ran, Value
 from rlm_wasm.sandbox.peer import ConnectionEnded, RemoteError
 from rlm_wasm.sandbox.process import find_deno
@@ -104,6 +106,7 @@ class Sandbox:
         self._names: tuple[str, ...] = ()
         self._isolation: Isolation | None = None
         self._lost: tuple[str, ...] = ()
+        self._restored: Checkpoint | None = None
         self.on_print: Callable[[str, str], None] | None = None
 
     def __repr__(self) -> str:
@@ -112,6 +115,24 @@ class Sandbox:
         if self._session is None or self._session.ended:
             return "<Sandbox between two children>"
         return f"<Sandbox {'running a cell' if self._session.running else 'idle'}, {len(self._names)} variables>"
+
+    @classmethod
+    def restore(cls, checkpoint: Checkpoint, *, options: SandboxOptions | None = None, **chosen: Any) -> Self:
+        """A sandbox that goes on from a checkpoint: to be opened by `async with`, as any other.
+
+        Takes what `Sandbox` takes; the checkpoint's host functions must be among `functions`. It is restored inside the
+        same prison as any cell, whoever made it. A child that dies is replaced by one that holds the checkpoint again.
+        Raises ValueError if it is of another build, does not fit `memory_mb`, or wants functions that are not given.
+        """
+        checkpoint.check_build()
+        sandbox = cls(options=options, **chosen)
+        missing = sorted(set(checkpoint.functions) - set(sandbox._options.functions))
+        if missing:
+            raise ValueError(f"the checkpoint's cells can call {', '.join(missing)}: give them in functions=")
+        sandbox._memory_mb = checkpoint.memory_for(sandbox._options.memory_mb)
+        sandbox._restored = checkpoint
+        sandbox._names = checkpoint.names
+        return sandbox
 
     @property
     def alive(self) -> bool:
@@ -221,6 +242,33 @@ class Sandbox:
             with self._breaches_end(session):
                 return decode(reply.value)
 
+    async def checkpoint(self) -> Checkpoint:
+        """Take the sandbox's whole memory, between two cells: a cell that runs is waited for.
+
+        Everything survives but what is not the sandbox's own: a thread of a cell that still waits, a pipe that is open.
+        Raises ValueError that says what is in the way, SandboxCrashed or ProtocolError if the child is lost.
+        """
+        async with self._lock:
+            session = await self._started()
+            ask, functions = partial(self._ask, session), self._options.functions
+            with self._breaches_end(session):
+                try:
+                    return await take(
+                        ask, session.peer, memory_mb=self._memory_mb, names=self._names, functions=functions
+                    )
+                except RemoteError as error:
+                    raise ValueError(f"no checkpoint can be taken now: {error.message}") from None
+
+    async def fork(self, count: int = 1) -> list[Sandbox]:
+        """So many sandboxes that go on from here, each on its own; each is to be opened by `async with`.
+
+        Raises what `checkpoint` raises.
+        """
+        if count < 1:
+            raise ValueError(f"count must be 1 or more, not {count!r}")
+        checkpoint = await self.checkpoint()
+        return [Sandbox.restore(checkpoint, options=self._options) for _ in range(count)]
+
     def _make_room(self, variables: Mapping[str, Variable]) -> None:
         """Raise ValueError if there is no room for them; where there could be, end the child for a larger one."""
         names = ", ".join(variables)
@@ -228,7 +276,7 @@ class Sandbox:
         wanted = memory.choose(names, size, self._memory_mb, self._options.memory_mb)
         if wanted == self._memory_mb:
             return
-        made = [name for name in self._names if name not in self._loaded]
+        made = list(self._names) if self._restored else [name for name in self._names if name not in self._loaded]
         if made and self.alive:
             raise ValueError(
                 f"{names} needs about {memory.megabytes(size):,} MB in the sandbox, "
@@ -283,7 +331,7 @@ class Sandbox:
     async def _start_session(self, tasks: anyio.abc.TaskGroup, image: bytes | None, confined: bool) -> Session:
         options = msgspec.structs.replace(self._options, memory_mb=self._memory_mb)
         session: Session = await tasks.start(serve_child, options, self._printed, 0, confined)
-        await initialize(session, options, image)
+        await initialize(session, options, image, self._restored)
         tasks.start_soon(self._watch, session)
         self._isolation = await session.isolation()
         if options.require == "kernel" and not self._isolation.kernel:
@@ -355,9 +403,10 @@ class Sandbox:
     def _bury(self, session: Session) -> tuple[str, ...]:
         """Note that the child is gone; gives the names of the variables that went with it."""
         session.ended = True
-        lost = tuple(name for name in self._names if name not in self._loaded)
+        kept = {*self._loaded, *(self._restored.names if self._restored else ())}
+        lost = tuple(name for name in self._names if name not in kept)
         self._lost += tuple(name for name in lost if name not in self._lost)
-        self._names = tuple(self._loaded)
+        self._names = tuple(kept)
         return lost
 
     @contextmanager

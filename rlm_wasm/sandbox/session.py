@@ -30,6 +30,7 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.sandbox import image as images
 from rlm_wasm.sandbox import peer as rpc
+from rlm_wasm.sandbox.checkpoint import Checkpoint
 from rlm_wasm.sandbox.memory import DEFAULT_MEMORY_MB, MAX_MEMORY_MB
 from rlm_wasm.sandbox.messages import MARK_CHARS, Call, Greeting, ImageMade, Initialized, Printed, Value
 from rlm_wasm.sandbox.peer import ConnectionEnded, Handler, Peer, RemoteError, decode_strictly
@@ -326,8 +327,10 @@ async def serve_child(
         await session.serve()
 
 
-async def initialize(session: Session, options: SandboxOptions, image: bytes | None) -> Initialized:
-    """The first exchange. Raises SandboxStartError, which says what to do."""
+async def initialize(
+    session: Session, options: SandboxOptions, image: bytes | None, checkpoint: Checkpoint | None = None
+) -> Initialized:
+    """The first exchange: boot from `checkpoint`, else from `image`, else anew. Raises SandboxStartError."""
     params: dict[str, object] = {
         "protocol": PROTOCOL,
         "functions": list(options.functions),
@@ -343,9 +346,11 @@ async def initialize(session: Session, options: SandboxOptions, image: bytes | N
     if not options.echo:
         params["echo"] = False
     blobs: tuple[memoryview, ...] = ()
-    if image is not None:
+    if checkpoint is not None:
+        params["resumes_after"] = checkpoint.cells
+    if image is not None or checkpoint is not None:
         # the head first: the child makes ready what it can while the rest is on its way
-        head, body = images.split(image)
+        head, body = images.split(image or b"") if checkpoint is None else checkpoint.image(image)
         ids = {"head": session.peer.next_blob_id, "wasm": session.peer.next_blob_id + 1}
         session.peer.notify("prepare", ids, (head, images.web_assembly()))
         params["image"] = session.peer.next_blob_id

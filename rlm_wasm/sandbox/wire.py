@@ -9,7 +9,7 @@ the same direction refers to them. A client that never sends a blob loses nothin
 **Methods of the child.** Version 1; `protocol` is checked by both sides in the first exchange.
 
     initialize   {protocol, functions: [name], output_chars, output_words?, output_keep?, output_mark?, echo?,
-                  memory_mb?, image?: blob}
+                  memory_mb?, image?: blob, resumes_after?}
                                              -> {protocol, deno, v8}
     prepare      {head: blob, wasm?: blob}   -> null                        an image is coming: this is its head
     make_image   {protocol}                  -> {protocol, image: blob}     the blob is sent ahead of the reply
@@ -20,6 +20,9 @@ the same direction refers to them. A client that never sends a blob loses nothin
     execute      {code, timeout}             -> {output, truncated, kept, error, value, names, restored, timed_out,
                                                 seconds}
     get          {name}                      -> {value}
+    checkpoint_begin {}                      -> {memory, header, runs, size, cells, blob}
+    checkpoint_part  {offset, length}        -> {blob}                      of the `size` bytes of pages
+    checkpoint_end   {}                      -> {}
     interrupt    {}                          -> null                        KeyboardInterrupt in the running cell
     ping         {}                          -> {}
     shutdown     {}                          -> null                        then the process ends
@@ -27,6 +30,11 @@ the same direction refers to them. A client that never sends a blob loses nothin
 An image goes whole with `initialize`, or in two: its head ahead with `prepare`, a notification, and the rest with
 `initialize`; then the child is ready sooner, and the sooner if it is handed `pyodide.asm.wasm` too. `deno/image.ts`
 says where the head ends.
+
+A checkpoint is the interpreter's memory of `memory` bytes between two cells: the blob of its beginning is Pyodide's
+header of `header` bytes and the table of its `runs` of pages, and the pages of all runs, `size` bytes, are asked for in
+parts. Between beginning and end nothing else is asked. With `initialize` it stands for an image, whose head then names
+that memory and may have no code cache, and `resumes_after` is the `cells` of the checkpoint.
 
 A value that is loaded in parts comes as CPython holds it, so that nothing is decoded inside: `form` is "bytes", or for
 text the width of its widest character, "ascii", "latin1", "ucs2" (UTF-16-LE) or "ucs4" (UTF-32-LE); `length` counts
@@ -128,7 +136,7 @@ class FrameReader:
     """
 
     def __init__(self, max_blob: int = 0) -> None:
-        self._max_blob = max_blob
+        self.max_blob = max_blob
         self._buffer = bytearray()
         self._header: tuple[int, int | None] | None = None
 
@@ -182,8 +190,8 @@ class FrameReader:
         length = _number(fields.get(b"content-length", b""), "Content-Length")
         kind = fields.get(b"content-type", b"")
         if kind == b"application/octet-stream":
-            if length > self._max_blob or not self._max_blob:
-                raise ProtocolError(f"a blob of {length} bytes where at most {self._max_blob} were expected")
+            if length > self.max_blob or not self.max_blob:
+                raise ProtocolError(f"a blob of {length} bytes where at most {self.max_blob} were expected")
             return length, _number(fields.get(b"content-id", b""), "Content-Id")
         if kind and not _JSON_TYPE.fullmatch(kind):
             raise ProtocolError(f"unknown Content-Type: {kind[:100]!r}")
