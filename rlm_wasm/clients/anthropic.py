@@ -12,15 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from anyio import fail_after
-from anyio.abc import AsyncResource
 
-from rlm_wasm.clients.connections import Connections, checked_address, host_of, is_local
-from rlm_wasm.clients.failures import NOT_JSON, broken, late, refused, shown
-from rlm_wasm.clients.keys import find_key, hide_key
+from rlm_wasm.clients.failures import NOT_JSON, Failure, broken, shown
 from rlm_wasm.clients.protocol import Message, Reply
 from rlm_wasm.clients.texts import encodable, sendable, uncounted
 from rlm_wasm.clients.tools import ARGUMENTS, called, turns
+from rlm_wasm.clients.vendor import Server, VendorClient
 from rlm_wasm.errors import ClientError
 from rlm_wasm.images import Image
 from rlm_wasm.prompts import RUN_PYTHON, Tool, ToolCall
@@ -28,13 +25,12 @@ from rlm_wasm.prompts import RUN_PYTHON, Tool, ToolCall
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
 
-_VARIABLES = ("ANTHROPIC_API_KEY",)
 _OUTPUT_TOKENS = 8192  # the API wants a number; every model since Claude 3.5 can put out as much
 _CACHED = {"cache_control": {"type": "ephemeral"}}
 _VENDOR = "anthropic"  # whose signature a call bears: it may be sent to a client of another's
 
 
-class AnthropicClient(AsyncResource):
+class AnthropicClient(VendorClient["AsyncAnthropic"]):
     """A `Client` for Claude by Anthropic's own API, under asyncio and trio. Needs the extra `rlm-wasm[anthropic]`.
 
     `base_url` if not given is ANTHROPIC_BASE_URL, else Anthropic's own; `api_key` if not given is ANTHROPIC_API_KEY,
@@ -51,6 +47,10 @@ class AnthropicClient(AsyncResource):
     when their event loop ends. Raises ValueError for options that make no sense.
     """
 
+    _modules = ("anthropic.resources.messages",)
+    _needs = "Anthropic's SDK: pip install 'rlm-wasm[anthropic]'"
+    _decided = frozenset({"model", "messages", "system", "stream"})
+
     def __init__(
         self,
         model: str,
@@ -60,23 +60,8 @@ class AnthropicClient(AsyncResource):
         timeout: float = 600.0,  # reasoning models think for minutes before they say a word
         parameters: Mapping[str, object] | None = None,
     ) -> None:
-        if timeout <= 0:
-            raise ValueError("timeout must be more than 0 seconds")
-        if taken := {"model", "messages", "system", "stream"}.intersection(parameters or ()):
-            raise ValueError(f"parameters may not hold {', '.join(sorted(taken))}: the client decides it")
-        self._model = model
-        self._base_url = checked_address(
-            base_url or os.environ.get("ANTHROPIC_BASE_URL") or "https://api.anthropic.com"
-        )
-        self._api_key = api_key
-        self._timeout = timeout
-        self._parameters = dict(parameters or {})
-        self._connections = Connections(("anthropic.resources.messages",), self._open, _close)
-
-    @property
-    def model(self) -> str:
-        """The name under which its calls are counted and priced."""
-        return self._model
+        address = base_url or os.environ.get("ANTHROPIC_BASE_URL") or "https://api.anthropic.com"
+        super().__init__(model, Server(address, ("ANTHROPIC_API_KEY",)), api_key, timeout, parameters)
 
     async def complete(
         self, messages: Sequence[Message], *, max_output_tokens: int | None = None, tool: Tool | None = None
@@ -88,37 +73,19 @@ class AnthropicClient(AsyncResource):
         Raises `ClientError` for anything that is not a reply, with status 400 where the prompt does not fit the
         model's window; the SDK's error is its `__cause__`. No text of either holds the key.
         """
-        try:
-            sdk = await self._connections.connect()
-        except ImportError as error:
-            raise ClientError("AnthropicClient needs Anthropic's SDK: pip install 'rlm-wasm[anthropic]'") from error
-        try:
+        async with self._opened() as sdk:
             return _read_reply(await self._ask(sdk, self._request(messages, max_output_tokens, tool)), messages, tool)
-        except ClientError as error:
-            hide_key(error, sdk.api_key or "")
-            raise
 
-    async def aclose(self) -> None:
-        """Close the connections of the running event loop. Used again, the client opens new ones."""
-        await self._connections.aclose()
-
-    def __repr__(self) -> str:
-        return f"AnthropicClient(model={self._model!r}, host={host_of(self._base_url)!r})"
-
-    def _open(self) -> AsyncAnthropic:
+    def _open(self, key: str) -> AsyncAnthropic:
         import anthropic
 
-        local = is_local(self._base_url)
-        key = find_key(self._api_key, _VARIABLES) or ("no-key" if local else None)
-        if key is None:
-            raise ClientError(f"no key for {host_of(self._base_url)}: set {_VARIABLES[0]}, or pass api_key=")
         # As in OpenAIClient: a server that is there accepts within seconds, and no proxy reaches this machine.
         return anthropic.AsyncAnthropic(
             api_key=key,
-            base_url=self._base_url,
+            base_url=self._server.base_url,
             timeout=anthropic.Timeout(None, connect=10),
             max_retries=0,
-            http_client=anthropic.DefaultAsyncHttpxClient(trust_env=not local),
+            http_client=anthropic.DefaultAsyncHttpxClient(trust_env=not self._server.is_local),
         )
 
     def _request(
@@ -152,22 +119,21 @@ class AnthropicClient(AsyncResource):
         return request | ({"system": system} if system else {})
 
     async def _ask(self, sdk: AsyncAnthropic, request: Mapping[str, Any]) -> bytes:
+        untyped: Any = sdk
+        create = untyped.messages.with_raw_response.create
+        answer = await self._before(self._deadline(), create(**request))
+        return answer.http_response.content
+
+    def _failure(self, error: Exception) -> Failure | None:
         import anthropic
 
-        host = host_of(self._base_url)
-        untyped: Any = sdk
-        try:
-            with fail_after(self._timeout):
-                answer = await untyped.messages.with_raw_response.create(**request)
-            return answer.http_response.content
-        except anthropic.APIStatusError as error:
-            text, keys = error.response.text, " or ".join(("api_key", *_VARIABLES))
-            failure = refused(error.status_code, error.response.headers, text, model=self._model, host=host, keys=keys)
-            raise failure.error() from error
-        except anthropic.APIConnectionError as error:
-            raise broken(host, error.__cause__ or error).error() from error
-        except TimeoutError as error:
-            raise late(host, self._timeout).error() from error
+        match error:
+            case anthropic.APIStatusError():
+                return self._refused(error.status_code, error.response.headers, error.response.text)
+            case anthropic.APIConnectionError():
+                return broken(self._server.host, error.__cause__ or error)
+            case _:
+                return None
 
 
 class _Block(msgspec.Struct):
@@ -259,7 +225,3 @@ def _read_reply(body: bytes, messages: Sequence[Message], tool: Tool | None) -> 
         return uncounted(text, messages, calls)
     cached = (counts.cache_creation_input_tokens or 0) + (counts.cache_read_input_tokens or 0)
     return Reply(text, counts.input_tokens + cached, counts.output_tokens, calls=calls)
-
-
-async def _close(sdk: AsyncAnthropic) -> None:
-    await sdk.close()

@@ -12,15 +12,11 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from anyio import fail_after
-from anyio.abc import AsyncResource
-
-from rlm_wasm.clients.connections import Connections, checked_address, host_of, is_local
-from rlm_wasm.clients.failures import broken, late, refused, shown
-from rlm_wasm.clients.keys import find_key, hide_key
+from rlm_wasm.clients.failures import Failure, shown
 from rlm_wasm.clients.protocol import Message, Reply
 from rlm_wasm.clients.texts import encodable, sendable, uncounted
 from rlm_wasm.clients.tools import ARGUMENTS, called, turns
+from rlm_wasm.clients.vendor import Server, VendorClient
 from rlm_wasm.errors import ClientError
 from rlm_wasm.images import Image
 from rlm_wasm.prompts import RUN_PYTHON, Tool
@@ -30,14 +26,13 @@ if TYPE_CHECKING:
     from google.genai import Client as GenaiClient
     from google.genai.types import FunctionCall, GenerateContentConfig, GenerateContentResponse, Part
 
-_VARIABLES = ("GEMINI_API_KEY", "GOOGLE_API_KEY")
 _VENDOR = "gemini"  # whose signature a call bears: it may be sent to a client of another's
 _WHOLE = ("STOP", "MAX_TOKENS", "FINISH_REASON_UNSPECIFIED")
 # Where Google says how long to wait: in the body, not in a header (google.rpc.RetryInfo).
 _RETRY_DELAY = re.compile(r'"retryDelay":\s*"(\d{1,9}(?:\.\d+)?)s"')
 
 
-class GeminiClient(AsyncResource):
+class GeminiClient(VendorClient["_Opened"]):
     """A `Client` for Gemini by Google's own API, under asyncio and trio. Needs the extra `rlm-wasm[gemini]`.
 
     `base_url` if not given is GOOGLE_GEMINI_BASE_URL, else Google's own; `api_key` if not given is GEMINI_API_KEY,
@@ -53,6 +48,10 @@ class GeminiClient(AsyncResource):
     their event loop ends. Raises ValueError for options that make no sense.
     """
 
+    _modules = ("google.genai",)
+    _needs = "Google's SDK: pip install 'rlm-wasm[gemini]'"
+    _decided = frozenset({"system_instruction", "http_options", "tools"})
+
     def __init__(
         self,
         model: str,
@@ -62,23 +61,9 @@ class GeminiClient(AsyncResource):
         timeout: float = 600.0,  # reasoning models think for minutes before they say a word
         parameters: Mapping[str, object] | None = None,
     ) -> None:
-        if timeout <= 0:
-            raise ValueError("timeout must be more than 0 seconds")
-        if taken := {"system_instruction", "http_options", "tools"}.intersection(parameters or ()):
-            raise ValueError(f"parameters may not hold {', '.join(sorted(taken))}: the client decides it")
-        self._model = model
-        self._base_url = checked_address(
-            base_url or os.environ.get("GOOGLE_GEMINI_BASE_URL") or "https://generativelanguage.googleapis.com"
-        )
-        self._api_key = api_key
-        self._timeout = timeout
-        self._parameters = dict(parameters or {})
-        self._connections = Connections(("google.genai",), self._open, _close)
-
-    @property
-    def model(self) -> str:
-        """The name under which its calls are counted and priced."""
-        return self._model
+        address = base_url or os.environ.get("GOOGLE_GEMINI_BASE_URL") or "https://generativelanguage.googleapis.com"
+        server = Server(address, ("GEMINI_API_KEY", "GOOGLE_API_KEY"))
+        super().__init__(model, server, api_key, timeout, parameters)
 
     async def complete(
         self, messages: Sequence[Message], *, max_output_tokens: int | None = None, tool: Tool | None = None
@@ -91,32 +76,13 @@ class GeminiClient(AsyncResource):
         model's window; the SDK's error is its `__cause__`. No text of either holds the key. Raises ValueError for
         `parameters` that the SDK does not know.
         """
-        try:
-            opened = await self._connections.connect()
-        except ImportError as error:
-            raise ClientError("GeminiClient needs Google's SDK: pip install 'rlm-wasm[gemini]'") from error
-        config = self._config(messages, max_output_tokens, tool)
-        chat = _contents(messages, (tool or RUN_PYTHON).name)
-        try:
+        async with self._opened() as opened:
+            config = self._config(messages, max_output_tokens, tool)
+            chat = _contents(messages, (tool or RUN_PYTHON).name)
             return _read_reply(await self._ask(opened, config, chat), messages, tool)
-        except ClientError as error:
-            hide_key(error, opened.key)
-            raise
 
-    async def aclose(self) -> None:
-        """Close the connections of the running event loop. Used again, the client opens new ones."""
-        await self._connections.aclose()
-
-    def __repr__(self) -> str:
-        return f"GeminiClient(model={self._model!r}, host={host_of(self._base_url)!r})"
-
-    def _open(self) -> _Opened:
-        local = is_local(self._base_url)
-        key = find_key(self._api_key, _VARIABLES) or ("no-key" if local else None)
-        if key is None:
-            names = " or ".join(_VARIABLES)
-            raise ClientError(f"no key for {host_of(self._base_url)}: set {names}, or pass api_key=")
-        return _Opened(self._base_url, key, trust_env=not local)
+    def _open(self, key: str) -> _Opened:
+        return _Opened(self._server.base_url, key, trust_env=not self._server.is_local)
 
     def _config(
         self, messages: Sequence[Message], max_output_tokens: int | None, tool: Tool | None
@@ -137,31 +103,28 @@ class GeminiClient(AsyncResource):
     async def _ask(
         self, opened: _Opened, config: GenerateContentConfig, chat: Sequence[object]
     ) -> GenerateContentResponse:
-        import httpx2
+        models: Any = opened.sdk.aio.models  # its types name packages that are not installed
+        asking = models.generate_content(model=self._model, contents=chat, config=config)
+        return await self._before(self._deadline(), asking)
+
+    def _failure(self, error: Exception) -> Failure | None:
         from google.genai.errors import APIError
 
-        host = host_of(self._base_url)
-        models: Any = opened.sdk.aio.models  # its types name packages that are not installed
-        try:
-            with fail_after(self._timeout):
-                return await models.generate_content(model=self._model, contents=chat, config=config)
-        except APIError as error:
-            raise self._refusal(error) from error
-        except httpx2.HTTPError as error:
-            raise broken(host, error).error() from error
-        except TimeoutError as error:
-            raise late(host, self._timeout).error() from error
-        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-            # The SDK reads a body with status 200 as if it must be right.
-            why = shown(f"{type(error).__name__}: {error}")
-            raise ClientError(f"the answer is no response of Gemini's ({why})", status=200) from error
+        match error:
+            case APIError():
+                return self._refusal(error)
+            case ValueError() | TypeError() | AttributeError() | KeyError() | RecursionError():
+                # The SDK reads a body with status 200 as if it must be right.
+                why = shown(f"{type(error).__name__}: {error}")
+                return Failure(f"the answer is no response of Gemini's ({why})", 200)
+            case _:
+                return None
 
-    def _refusal(self, error: Any) -> ClientError:
+    def _refusal(self, error: Any) -> Failure:
         text, headers = error.response.text, dict(error.response.headers)
         if (told := _RETRY_DELAY.search(text)) and "retry-after" not in headers:
             headers["retry-after"] = told[1]
-        keys = " or ".join(("api_key", *_VARIABLES))
-        return refused(error.code, headers, text, model=self._model, host=host_of(self._base_url), keys=keys).error()
+        return self._refused(error.code, headers, text)
 
 
 class _Opened:
@@ -251,7 +214,3 @@ def _read_reply(answer: GenerateContentResponse, messages: Sequence[Message], to
     output = (counts.candidates_token_count or 0) + (counts.thoughts_token_count or 0)
     asked = counts.prompt_token_count + (counts.tool_use_prompt_token_count or 0)
     return Reply(text, asked, max(output, 0), calls=calls)
-
-
-async def _close(opened: _Opened) -> None:
-    await opened.close()

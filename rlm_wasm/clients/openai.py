@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, TypedDict, Unpack
 from urllib.parse import urlsplit
 
 import msgspec
-from anyio import current_time, fail_after, sleep
-from anyio.abc import AsyncResource
+from anyio import current_time, sleep
 
-from rlm_wasm.clients.connections import Connections, checked_address, host_of, is_local
-from rlm_wasm.clients.failures import NOT_JSON, Failure, broken, complaint, late, refused, shown
-from rlm_wasm.clients.keys import find_key, hide_key
+from rlm_wasm.clients.failures import NOT_JSON, Failure, broken, complaint, shown
 from rlm_wasm.clients.protocol import Message, Reply
 from rlm_wasm.clients.texts import encodable, uncounted
 from rlm_wasm.clients.tools import ARGUMENTS, called
+from rlm_wasm.clients.vendor import Server, VendorClient
 from rlm_wasm.errors import ClientError
 from rlm_wasm.prompts import RUN_PYTHON, Tool
 
@@ -42,7 +40,7 @@ class ClientOptions(TypedDict, total=False):
     parameters: Mapping[str, object] | None
 
 
-class OpenAIClient(AsyncResource):
+class OpenAIClient(VendorClient["AsyncOpenAI"]):
     """A `Client` for any server that speaks chat completions, under asyncio and trio.
 
     `base_url` is the server's root, usually ending in /v1; if not given OPENAI_BASE_URL, then LLM_BASE_URL, then
@@ -59,6 +57,11 @@ class OpenAIClient(AsyncResource):
     goes wrong in a call is a `ClientError`.
     """
 
+    _modules = ("openai.resources.chat.completions",)
+    _needs = "OpenAI's SDK: pip install openai"
+    _decided = frozenset({"model", "messages", "stream"})
+    _key_hint = " (any text will do for a server that wants none)"
+
     def __init__(
         self,
         model: str,
@@ -70,18 +73,12 @@ class OpenAIClient(AsyncResource):
         max_retry_seconds: float = 120.0,  # rate limits are counted by the minute
         parameters: Mapping[str, object] | None = None,
     ) -> None:
-        if timeout <= 0 or max_retries < 0 or max_retry_seconds < 0:
-            raise ValueError("timeout must be more than 0 seconds, max_retries and max_retry_seconds at least 0")
-        if taken := {"model", "messages", "stream"}.intersection(parameters or ()):
-            raise ValueError(f"parameters may not hold {', '.join(sorted(taken))}: the client decides it")
-        self._model = model
-        self._server = _server_at(base_url)
-        self._api_key = api_key
-        self._timeout = timeout
+        if max_retries < 0 or max_retry_seconds < 0:
+            raise ValueError("max_retries and max_retry_seconds must be at least 0")
+        super().__init__(model, _server_at(base_url), api_key, timeout, parameters)
+        self._server: _Server
         self._max_retries = max_retries
         self._max_retry_seconds = max_retry_seconds
-        self._parameters = dict(parameters or {})
-        self._connections = Connections(("openai.resources.chat.completions",), self._open, _close)
 
     @classmethod
     def azure(
@@ -111,11 +108,6 @@ class OpenAIClient(AsyncResource):
         client._server = _Server(base_url, ("AZURE_OPENAI_API_KEY",), deployment, version)
         return client
 
-    @property
-    def model(self) -> str:
-        """The name under which its calls are counted and priced."""
-        return self._model
-
     async def complete(
         self, messages: Sequence[Message], *, max_output_tokens: int | None = None, tool: Tool | None = None
     ) -> Reply:
@@ -126,32 +118,21 @@ class OpenAIClient(AsyncResource):
         Raises `ClientError` for anything that is not a reply, with status 400 where the prompt does not fit the
         model's window; the vendor's error is its `__cause__`. No text of either holds the key.
         """
-        sdk = await self._connections.connect()
-        try:
+        async with self._opened() as sdk:
             return _read_reply(await self._ask(sdk, self._request(messages, max_output_tokens, tool)), messages, tool)
-        except ClientError as error:
-            hide_key(error, sdk.api_key)
-            raise
 
-    async def aclose(self) -> None:
-        """Close the connections of the running event loop. Used again, the client opens new ones."""
-        await self._connections.aclose()
+    def _open(self, key: str) -> AsyncOpenAI:
+        import openai
 
-    def __repr__(self) -> str:
-        return f"OpenAIClient(model={self._model!r}, host={self._server.host!r})"
-
-    def _open(self) -> AsyncOpenAI:
-        return self._server.open(self._find_key())
-
-    def _find_key(self) -> str:
-        if key := find_key(self._api_key, self._server.key_variables):
-            return key
-        if self._server.is_local:
-            return "no-key"  # the SDK insists on one
-        raise ClientError(
-            f"no key for {self._server.host}: set {' or '.join(self._server.key_variables)}, or pass api_key= "
-            "(any text will do for a server that wants none)"
-        )
+        server = self._server
+        # A server that is there accepts within seconds; to wait the whole timeout would hide a wrong address.
+        timeout = openai.Timeout(None, connect=10)
+        # A proxy of the environment cannot reach this machine, and NO_PROXY is often not set.
+        transport = openai.DefaultAsyncHttpxClient(trust_env=not server.is_local)
+        # Azure's dated API takes its key in another header, which its own class knows.
+        dated = server.api_version and partial(openai.AsyncAzureOpenAI, api_version=server.api_version)
+        client = dated or openai.AsyncOpenAI
+        return client(base_url=server.base_url, api_key=key, timeout=timeout, max_retries=0, http_client=transport)
 
     def _request(
         self, messages: Sequence[Message], max_output_tokens: int | None, tool: Tool | None
@@ -170,58 +151,45 @@ class OpenAIClient(AsyncResource):
         return {"model": self._server.deployment or self._model, "messages": chat, "extra_body": extra}
 
     async def _ask(self, sdk: AsyncOpenAI, request: Mapping[str, Any]) -> bytes:
-        import openai
-
         # The SDK's own retries are off: they heed a Retry-After of two minutes at most, put no cap on the sum of the
         # waits, and ask a second time for a reply that was out of time.
         started = current_time()
         for attempt in itertools.count(1):
             try:
-                # The SDK's timeout is for each read: a server that drips would never meet it.
-                with fail_after(self._timeout):
-                    answer = await sdk.chat.completions.with_raw_response.create(**request, stream=False)
-                return answer.http_response.content
-            except openai.APIStatusError as error:
-                cause, failure = error, self._refusal(error.response.headers, error.status_code, error.response.text)
-            except openai.APIConnectionError as error:
-                cause, failure = error, broken(self._server.host, error.__cause__ or error)
-            except TimeoutError as error:
-                cause, failure = error, late(self._server.host, self._timeout)
-            left = self._max_retry_seconds - (current_time() - started)
-            pause = failure.wait or _backoff(attempt)
-            if failure.wait is None or attempt > self._max_retries or pause > left:
-                asked = f"; asked {attempt} times" if attempt > 1 else ""
-                raise failure.error(asked) from cause
+                return await self._ask_once(sdk, request)
+            except ClientError as error:
+                left = self._max_retry_seconds - (current_time() - started)
+                pause = error.retry_after or _backoff(attempt)
+                if not error.transient or attempt > self._max_retries or pause > left:
+                    asked = f"; asked {attempt} times" if attempt > 1 else ""
+                    error.args = (f"{error}{asked}",)
+                    raise
             await sleep(pause)
         raise AssertionError("the count of attempts has no end")
 
-    def _refusal(self, headers: Mapping[str, str], status: int, text: str) -> Failure:
-        return refused(
-            status,
-            headers,
-            text,
-            model=self._model,
-            host=self._server.host,
-            keys=" or ".join(("api_key", *self._server.key_variables)),
-            not_found=" (base_url may be wrong: most end in /v1)",
-        )
+    async def _ask_once(self, sdk: AsyncOpenAI, request: Mapping[str, Any]) -> bytes:
+        create = sdk.chat.completions.with_raw_response.create
+        answer = await self._before(self._deadline(), create(**request, stream=False))
+        return answer.http_response.content
+
+    def _failure(self, error: Exception) -> Failure | None:
+        import openai
+
+        match error:
+            case openai.APIStatusError():
+                hint = " (base_url may be wrong: most end in /v1)"
+                return self._refused(error.status_code, error.response.headers, error.response.text, hint)
+            case openai.APIConnectionError():
+                return broken(self._server.host, error.__cause__ or error)
+            case _:
+                return None
 
 
-class _Server(msgspec.Struct, frozen=True):
-    """Where to ask. `deployment` is set on Azure; with `api_version` its dated API is asked."""
+class _Server(Server, frozen=True):
+    """`deployment` is set on Azure; with `api_version` its dated API is asked."""
 
-    base_url: str
-    key_variables: tuple[str, ...]
     deployment: str | None = None
     api_version: str | None = None
-
-    @property
-    def host(self) -> str:
-        return host_of(self.base_url)
-
-    @property
-    def is_local(self) -> bool:
-        return is_local(self.base_url)
 
     @property
     def limit_field(self) -> str:
@@ -229,18 +197,6 @@ class _Server(msgspec.Struct, frozen=True):
         name = urlsplit(self.base_url).hostname or ""
         own = self.deployment or name.endswith((".openai.com", ".openai.azure.com"))
         return "max_completion_tokens" if own else "max_tokens"
-
-    def open(self, key: str) -> AsyncOpenAI:
-        import openai
-
-        # A server that is there accepts within seconds; to wait the whole timeout would hide a wrong address.
-        timeout = openai.Timeout(None, connect=10)
-        # A proxy of the environment cannot reach this machine, and NO_PROXY is often not set.
-        transport = openai.DefaultAsyncHttpxClient(trust_env=not self.is_local)
-        # Azure's dated API takes its key in another header, which its own class knows.
-        dated = self.api_version and partial(openai.AsyncAzureOpenAI, api_version=self.api_version)
-        client = dated or openai.AsyncOpenAI
-        return client(base_url=self.base_url, api_key=key, timeout=timeout, max_retries=0, http_client=transport)
 
 
 def _described(tool: Tool) -> dict[str, object]:
@@ -307,7 +263,7 @@ def _server_at(base_url: str | None) -> _Server:
     address = base_url or os.environ.get("OPENAI_BASE_URL")
     if not address and (address := os.environ.get("LLM_BASE_URL")):
         variables = ("LLM_API_KEY", "OPENAI_API_KEY")
-    return _Server(checked_address(address or "https://api.openai.com/v1"), variables)
+    return _Server(address or "https://api.openai.com/v1", variables)
 
 
 def _read_reply(body: bytes, messages: Sequence[Message], tool: Tool | None) -> Reply:
@@ -343,7 +299,3 @@ def _read_reply(body: bytes, messages: Sequence[Message], tool: Tool | None) -> 
 def _backoff(attempt: int) -> float:
     # Half a second doubled each time, up to 30. Jitter, or a batch that was refused together comes back together.
     return min(0.5 * 2 ** min(attempt - 1, 16), 30) * random.uniform(0.5, 1)
-
-
-async def _close(sdk: AsyncOpenAI) -> None:
-    await sdk.close()

@@ -516,13 +516,13 @@ async def test_a_closed_client_opens_again(serve: Serve) -> None:
 
 async def test_many_first_calls_at_once_open_one_client(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    really_open = openai_module._Server.open
+    really_open = OpenAIClient._open
 
-    def counted(server: openai_module._Server, key: str) -> object:
+    def counted(client: OpenAIClient, key: str) -> object:
         opened.append(key)
-        return really_open(server, key)
+        return really_open(client, key)
 
-    monkeypatch.setattr(openai_module._Server, "open", counted)
+    monkeypatch.setattr(OpenAIClient, "_open", counted)
     server = serve(*[completion()] * 8)
     async with client_of(server) as client, anyio.create_task_group() as tasks:
         for _ in range(8):
