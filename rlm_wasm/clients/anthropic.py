@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from rlm_wasm.clients.failures import NOT_JSON, Failure, broken, shown
-from rlm_wasm.clients.protocol import Message, Reply
+from rlm_wasm.clients.failures import NOT_JSON, Failure, broken, complaint, shown
+from rlm_wasm.clients.protocol import Message, OnText, Reply
+from rlm_wasm.clients.streams import Telling
 from rlm_wasm.clients.texts import encodable, sendable, uncounted
 from rlm_wasm.clients.tools import ARGUMENTS, called, turns
 from rlm_wasm.clients.vendor import Server, VendorClient
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 _OUTPUT_TOKENS = 8192  # the API wants a number; every model since Claude 3.5 can put out as much
 _CACHED = {"cache_control": {"type": "ephemeral"}}
+# The field of a block that grows in a stream, by the block's type.
+_GROWING = {"text": "text", "thinking": "thinking", "tool_use": "input"}
+_STATUS = {"rate_limit_error": 429, "api_error": 500, "timeout_error": 504, "overloaded_error": 529}
 _VENDOR = "anthropic"  # whose signature a call bears: it may be sent to a client of another's
 
 
@@ -64,17 +68,27 @@ class AnthropicClient(VendorClient["AsyncAnthropic"]):
         super().__init__(model, Server(address, ("ANTHROPIC_API_KEY",)), api_key, timeout, parameters)
 
     async def complete(
-        self, messages: Sequence[Message], *, max_output_tokens: int | None = None, tool: Tool | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        max_output_tokens: int | None = None,
+        tool: Tool | None = None,
+        on_text: OnText | None = None,
     ) -> Reply:
         """Ask once. `max_output_tokens` also counts what the model thinks.
 
-        With `tool` it is the one tool offered, whatever `parameters` say; without it a reply has no calls.
+        With `tool` it is the one tool offered, whatever `parameters` say; without it a reply has no calls. `on_text` is
+        that of `StreamingClient`.
 
         Raises `ClientError` for anything that is not a reply, with status 400 where the prompt does not fit the
         model's window; the SDK's error is its `__cause__`. No text of either holds the key.
         """
         async with self._opened() as sdk:
-            return _read_reply(await self._ask(sdk, self._request(messages, max_output_tokens, tool)), messages, tool)
+            telling = Telling(on_text)
+            body = await self._ask(sdk, self._request(messages, max_output_tokens, tool), telling)
+            reply = _read_reply(body, messages, tool)
+        telling.finish(reply.text)
+        return reply
 
     def _open(self, key: str) -> AsyncAnthropic:
         import anthropic
@@ -118,10 +132,14 @@ class AnthropicClient(VendorClient["AsyncAnthropic"]):
         }
         return request | ({"system": system} if system else {})
 
-    async def _ask(self, sdk: AsyncAnthropic, request: Mapping[str, Any]) -> bytes:
+    async def _ask(self, sdk: AsyncAnthropic, request: Mapping[str, Any], telling: Telling) -> bytes:
         untyped: Any = sdk
         create = untyped.messages.with_raw_response.create
-        answer = await self._before(self._deadline(), create(**request))
+        deadline = self._deadline()
+        if telling.is_wanted:
+            answer = await self._before(deadline, create(**request, stream=True))
+            return await self._hear(answer.http_response, deadline, _Hearing(telling))
+        answer = await self._before(deadline, create(**request))
         return answer.http_response.content
 
     def _failure(self, error: Exception) -> Failure | None:
@@ -158,6 +176,84 @@ class _Counts(msgspec.Struct):
     output_tokens: _Count
     cache_creation_input_tokens: _Count | None = None
     cache_read_input_tokens: _Count | None = None
+
+
+class _Delta(msgspec.Struct):
+    type: str | None = None
+    text: str = ""
+    thinking: str = ""
+    partial_json: str = ""
+    signature: str | None = None
+    stop_reason: str | None = None
+
+
+class _Begun(msgspec.Struct):
+    usage: dict[str, Any] | None = None
+
+
+class _Trouble(msgspec.Struct):
+    type: str | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str
+    index: int = 0
+    message: _Begun | None = None
+    content_block: dict[str, Any] | None = None
+    delta: _Delta | None = None
+    usage: dict[str, Any] | None = None
+    error: _Trouble | None = None
+
+
+class _Hearing:
+    """The events of a stream, put together to the body that the message would have been without one."""
+
+    def __init__(self, telling: Telling) -> None:
+        self.is_whole = False
+        self._telling = telling
+        self._blocks: dict[int, dict[str, Any]] = {}
+        self._grown: dict[int, list[str]] = {}
+        self._usage: dict[str, Any] = {}
+        self._stop_reason: str | None = None
+
+    def hear(self, event: str) -> bool:
+        try:
+            told = msgspec.json.decode(event, type=_Event)
+            text = self._take(told)
+        except (*NOT_JSON, KeyError) as error:
+            why = f"an event of the answer is none of Anthropic's ({error!r}): {shown(event[:8000])}"
+            raise ClientError(why, status=200) from error
+        if told.error:
+            # An error that has a status of its own where there is no stream.
+            status = _STATUS.get(told.error.type or "", 200)
+            raise ClientError(f"the answer broke off: {complaint(event[:8000])}", status=status)
+        self._telling.tell(text)
+        return told.type == "message_stop"
+
+    def body(self) -> bytes:
+        for place, pieces in self._grown.items():
+            block, grown = self._blocks[place], "".join(pieces)
+            field = _GROWING.get(block["type"])
+            if grown and field:
+                block[field] = grown if field == "input" else block.get(field, "") + grown
+        content = [self._blocks[place] for place in sorted(self._blocks)]
+        return msgspec.json.encode({"content": content, "stop_reason": self._stop_reason, "usage": self._usage or None})
+
+    def _take(self, told: _Event) -> str:
+        """Put an event to the others; the text that is new."""
+        counts = (told.message and told.message.usage) or told.usage or {}
+        self._usage |= {name: count for name, count in counts.items() if count is not None}
+        if told.content_block is not None:
+            self._blocks[told.index] = {"type": "", **told.content_block}
+            self._grown[told.index] = []
+        if (delta := told.delta) is not None:
+            self._stop_reason = delta.stop_reason or self._stop_reason
+            if told.type == "content_block_delta":
+                self._grown[told.index].append(delta.text or delta.thinking or delta.partial_json)
+            if delta.signature is not None:
+                self._blocks[told.index]["signature"] = delta.signature
+        self.is_whole = self._stop_reason is not None or told.type == "message_stop"
+        return told.delta.text if told.delta else ""
 
 
 def _block(text: str) -> dict[str, object]:

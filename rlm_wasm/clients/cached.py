@@ -22,7 +22,8 @@ from anyio import CancelScope, Event, to_thread
 from anyio.abc import AsyncResource
 from anyio.lowlevel import current_token
 
-from rlm_wasm.clients.protocol import Client, Message, Reply
+from rlm_wasm.clients.protocol import Client, Message, OnText, Reply
+from rlm_wasm.clients.streams import Telling
 from rlm_wasm.clients.tools import offered
 from rlm_wasm.errors import ClientError
 from rlm_wasm.prompts import Tool, ToolCall
@@ -64,16 +65,36 @@ class CachedClient(AsyncResource):
         return self._client.model
 
     async def complete(
-        self, messages: Sequence[Message], *, max_output_tokens: int | None = None, tool: Tool | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        max_output_tokens: int | None = None,
+        tool: Tool | None = None,
+        on_text: OnText | None = None,
     ) -> Reply:
-        """Answer from the file, or ask and keep the reply.
+        """Answer from the file, or ask and keep the reply. `on_text` is told a kept reply in one piece.
 
         Raises `ClientError` where the file cannot be read, and what the wrapped client raises; TypeError for a `tool`
         that the wrapped client cannot offer. A reply that cannot be kept (a full disk) is a RuntimeWarning and is
         handed back all the same, because it was paid for.
         """
-        options = {"max_output_tokens": max_output_tokens, **offered(tool, self._client)}
+        telling = Telling(on_text)
+        known = {**offered(tool, self._client), **telling.through(self._client)}
+        options = {"max_output_tokens": max_output_tokens, **known}
         key = _key(self.model, messages, max_output_tokens, self._parameters, tool)
+        reply = await self._answer_once(key, messages, options)
+        telling.finish(reply.text)
+        return reply
+
+    async def aclose(self) -> None:
+        """Close the file. Used again, the client opens it again."""
+        await to_thread.run_sync(self._file.close)
+
+    def __repr__(self) -> str:
+        return f"CachedClient({self._client!r}, {str(self._file.path)!r})"
+
+    async def _answer_once(self, key: bytes, messages: Sequence[Message], options: Mapping[str, Any]) -> Reply:
+        """The reply to a call, of which only one is asked at a time."""
         # Futures and events belong to one event loop, so equal calls of two loops do not know of each other.
         place = current_token().native_token, key
         while (flight := self._flights.get(place)) is not None:
@@ -98,13 +119,6 @@ class CachedClient(AsyncResource):
         finally:
             del self._flights[place]
             flight.ended.set()
-
-    async def aclose(self) -> None:
-        """Close the file. Used again, the client opens it again."""
-        await to_thread.run_sync(self._file.close)
-
-    def __repr__(self) -> str:
-        return f"CachedClient({self._client!r}, {str(self._file.path)!r})"
 
     async def _answer(self, key: bytes, messages: Sequence[Message], options: Mapping[str, Any]) -> Reply:
         if (kept := await to_thread.run_sync(self._file.find, key, abandon_on_cancel=True)) is not None:

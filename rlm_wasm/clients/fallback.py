@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from rlm_wasm.clients.protocol import Client, Message, Reply
+from rlm_wasm.clients.protocol import Client, Message, OnText, Reply
+from rlm_wasm.clients.streams import Telling
 from rlm_wasm.clients.tools import offered
 from rlm_wasm.errors import ClientError
 from rlm_wasm.prompts import Tool
@@ -34,24 +35,34 @@ class FallbackClient:
         return self._clients[0].model
 
     async def complete(
-        self, messages: Sequence[Message], *, max_output_tokens: int | None = None, tool: Tool | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        max_output_tokens: int | None = None,
+        tool: Tool | None = None,
+        on_text: OnText | None = None,
     ) -> Reply:
         """Ask until one has a reply. Raises the last client's `ClientError`, with a note for each before it.
 
         Raises TypeError, before anyone is asked, for a `tool` that not all of the clients can offer.
         """
         more = offered(tool, *self._clients)
+        telling = Telling(on_text)
         failures: list[str] = []
         for client in self._clients:
             try:
-                reply = await client.complete(messages, max_output_tokens=max_output_tokens, **more)
-                return msgspec.structs.replace(reply, model=reply.model or client.model)
+                options = {**more, **telling.through(client)}
+                reply = await client.complete(messages, max_output_tokens=max_output_tokens, **options)
             except ClientError as error:
                 if len(failures) == len(self._clients) - 1:
                     for failure in failures:
                         error.add_note(failure)
                     raise
                 failures.append(f"before it {client.model!r} failed: {error}")
+                telling.tell(None)
+            else:
+                telling.finish(reply.text)
+                return msgspec.structs.replace(reply, model=reply.model or client.model)
         raise AssertionError("the last client returns or raises")
 
     def __repr__(self) -> str:

@@ -6,14 +6,16 @@ first use. Knows nothing of budgets or the loop.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlm_wasm.clients.failures import Failure, shown
-from rlm_wasm.clients.protocol import Message, Reply
+from rlm_wasm.clients.protocol import Message, OnText, Reply
+from rlm_wasm.clients.streams import Telling, drain
 from rlm_wasm.clients.texts import encodable, sendable, uncounted
 from rlm_wasm.clients.tools import ARGUMENTS, called, turns
 from rlm_wasm.clients.vendor import Server, VendorClient
@@ -66,11 +68,16 @@ class GeminiClient(VendorClient["_Opened"]):
         super().__init__(model, server, api_key, timeout, parameters)
 
     async def complete(
-        self, messages: Sequence[Message], *, max_output_tokens: int | None = None, tool: Tool | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        max_output_tokens: int | None = None,
+        tool: Tool | None = None,
+        on_text: OnText | None = None,
     ) -> Reply:
         """Ask once. `max_output_tokens` also counts what the model thinks.
 
-        With `tool` it is the one tool offered; without it a reply has no calls.
+        With `tool` it is the one tool offered; without it a reply has no calls. `on_text` is that of `StreamingClient`.
 
         Raises `ClientError` for anything that is not a reply, with status 400 where the prompt does not fit the
         model's window; the SDK's error is its `__cause__`. No text of either holds the key. Raises ValueError for
@@ -79,7 +86,10 @@ class GeminiClient(VendorClient["_Opened"]):
         async with self._opened() as opened:
             config = self._config(messages, max_output_tokens, tool)
             chat = _contents(messages, (tool or RUN_PYTHON).name)
-            return _read_reply(await self._ask(opened, config, chat), messages, tool)
+            telling = Telling(on_text)
+            reply = _read_reply(await self._ask(opened, config, chat, telling), messages, tool)
+        telling.finish(reply.text)
+        return reply
 
     def _open(self, key: str) -> _Opened:
         return _Opened(self._server.base_url, key, trust_env=not self._server.is_local)
@@ -101,11 +111,40 @@ class GeminiClient(VendorClient["_Opened"]):
         return GenerateContentConfig(**fields)
 
     async def _ask(
-        self, opened: _Opened, config: GenerateContentConfig, chat: Sequence[object]
+        self, opened: _Opened, config: GenerateContentConfig, chat: Sequence[object], telling: Telling
     ) -> GenerateContentResponse:
         models: Any = opened.sdk.aio.models  # its types name packages that are not installed
-        asking = models.generate_content(model=self._model, contents=chat, config=config)
-        return await self._before(self._deadline(), asking)
+        asked: dict[str, object] = {"model": self._model, "contents": chat, "config": config}
+        if telling.is_wanted:
+            return await self._hear_chunks(models.generate_content_stream(**asked), telling)
+        return await self._before(self._deadline(), models.generate_content(**asked))
+
+    async def _hear_chunks(self, asking: Awaitable[Any], telling: Telling) -> GenerateContentResponse:
+        """What the chunks of a stream make up: all parts, and what the last of them says of the rest."""
+        from google.genai.types import Candidate, Content, GenerateContentResponse
+
+        deadline = self._deadline()
+        chunks: AsyncIterator[GenerateContentResponse] = await self._before(deadline, asking)
+        parts: list[Part] = []
+        whole = GenerateContentResponse()
+        reason = None
+        try:
+            while (chunk := await self._before(deadline, anext(chunks, None))) is not None:
+                whole.usage_metadata = chunk.usage_metadata or whole.usage_metadata
+                whole.prompt_feedback = chunk.prompt_feedback or whole.prompt_feedback
+                for candidate in (chunk.candidates or ())[:1]:
+                    reason = candidate.finish_reason or reason
+                    fresh = (candidate.content.parts if candidate.content else None) or []
+                    parts += fresh
+                    for part in fresh:
+                        telling.tell(part.text if part.text and not part.thought else "")
+        finally:
+            await drain(chunks, 0)
+        if reason is not None:
+            whole.candidates = [Candidate(content=Content(parts=parts), finish_reason=reason)]
+        elif whole.prompt_feedback is None:
+            raise self._unfinished().error()
+        return whole
 
     def _failure(self, error: Exception) -> Failure | None:
         from google.genai.errors import APIError
@@ -121,7 +160,11 @@ class GeminiClient(VendorClient["_Opened"]):
                 return None
 
     def _refusal(self, error: Any) -> Failure:
-        text, headers = error.response.text, dict(error.response.headers)
+        import httpx2
+
+        # In the middle of a stream there is no body, only what the SDK has read of it.
+        whole = isinstance(error.response, httpx2.Response)
+        text, headers = error.response.text if whole else json.dumps(error.details), dict(error.response.headers)
         if (told := _RETRY_DELAY.search(text)) and "retry-after" not in headers:
             headers["retry-after"] = told[1]
         return self._refused(error.code, headers, text)

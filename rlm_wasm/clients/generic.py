@@ -16,7 +16,8 @@ from anyio.abc import AsyncResource
 from rlm_wasm.clients.connections import Connections, checked_address, host_of, is_local
 from rlm_wasm.clients.failures import NOT_JSON, broken, late, refused, shown
 from rlm_wasm.clients.keys import hide_key
-from rlm_wasm.clients.protocol import Message, Reply
+from rlm_wasm.clients.protocol import Message, OnText, Reply
+from rlm_wasm.clients.streams import Telling
 from rlm_wasm.clients.texts import encodable, uncounted
 from rlm_wasm.errors import ClientError
 
@@ -73,8 +74,12 @@ class GenericClient(AsyncResource):
         """The name under which its calls are counted and priced."""
         return self._model
 
-    async def complete(self, messages: Sequence[Message], *, max_output_tokens: int | None = None) -> Reply:
-        """Ask once. Raises `ClientError` for anything that is not a reply; no text of it holds a header's value.
+    async def complete(
+        self, messages: Sequence[Message], *, max_output_tokens: int | None = None, on_text: OnText | None = None
+    ) -> Reply:
+        """Ask once; `on_text` is told the text in one piece.
+
+        Raises `ClientError` for anything that is not a reply; no text of it holds a header's value.
 
         Raises what `build` raises, and TypeError where it or `parse` gives what it may not.
         """
@@ -82,11 +87,13 @@ class GenericClient(AsyncResource):
         sent = msgspec.json.encode(self._build(chat, max_output_tokens))
         http = await self._connections.connect()
         try:
-            return self._read_reply(await self._ask(http, sent), messages)
+            reply = self._read_reply(await self._ask(http, sent), messages)
         except ClientError as error:
             for secret in sorted(self._secrets(), key=len, reverse=True):
                 hide_key(error, secret)
             raise
+        Telling(on_text).finish(reply.text)
+        return reply
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop. Used again, the client opens new ones."""

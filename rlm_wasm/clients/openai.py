@@ -12,16 +12,17 @@ import os
 import random
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 from urllib.parse import urlsplit
 
-import msgspec
 from anyio import current_time, sleep
 
-from rlm_wasm.clients.failures import NOT_JSON, Failure, broken, complaint, shown
-from rlm_wasm.clients.protocol import Message, Reply
-from rlm_wasm.clients.texts import encodable, uncounted
-from rlm_wasm.clients.tools import ARGUMENTS, called
+from rlm_wasm.clients.chats import ChatHearing, read_reply
+from rlm_wasm.clients.failures import Failure, broken
+from rlm_wasm.clients.protocol import Message, OnText, Reply
+from rlm_wasm.clients.streams import Telling
+from rlm_wasm.clients.texts import encodable
+from rlm_wasm.clients.tools import ARGUMENTS
 from rlm_wasm.clients.vendor import Server, VendorClient
 from rlm_wasm.errors import ClientError
 from rlm_wasm.prompts import RUN_PYTHON, Tool
@@ -79,6 +80,7 @@ class OpenAIClient(VendorClient["AsyncOpenAI"]):
         self._server: _Server
         self._max_retries = max_retries
         self._max_retry_seconds = max_retry_seconds
+        self._streams = True
 
     @classmethod
     def azure(
@@ -109,17 +111,28 @@ class OpenAIClient(VendorClient["AsyncOpenAI"]):
         return client
 
     async def complete(
-        self, messages: Sequence[Message], *, max_output_tokens: int | None = None, tool: Tool | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        max_output_tokens: int | None = None,
+        tool: Tool | None = None,
+        on_text: OnText | None = None,
     ) -> Reply:
         """Ask, and ask again where that may help. `max_output_tokens` also counts what a reasoning model thinks.
 
-        With `tool` it is the one tool offered, whatever `parameters` say; without it a reply has no calls.
+        With `tool` it is the one tool offered, whatever `parameters` say; without it a reply has no calls. `on_text` is
+        that of `StreamingClient`; a server that refuses to stream is asked without, then and ever after, and the counts
+        of one that gives none with a stream are estimated.
 
         Raises `ClientError` for anything that is not a reply, with status 400 where the prompt does not fit the
         model's window; the vendor's error is its `__cause__`. No text of either holds the key.
         """
         async with self._opened() as sdk:
-            return _read_reply(await self._ask(sdk, self._request(messages, max_output_tokens, tool)), messages, tool)
+            telling = Telling(on_text)
+            body = await self._ask(sdk, self._request(messages, max_output_tokens, tool), telling)
+            reply = read_reply(body, messages, tool)
+        telling.finish(reply.text)
+        return reply
 
     def _open(self, key: str) -> AsyncOpenAI:
         import openai
@@ -150,13 +163,13 @@ class OpenAIClient(VendorClient["AsyncOpenAI"]):
         # extra_body, because the SDK's own arguments do not know what other servers take.
         return {"model": self._server.deployment or self._model, "messages": chat, "extra_body": extra}
 
-    async def _ask(self, sdk: AsyncOpenAI, request: Mapping[str, Any]) -> bytes:
+    async def _ask(self, sdk: AsyncOpenAI, request: dict[str, Any], telling: Telling) -> bytes:
         # The SDK's own retries are off: they heed a Retry-After of two minutes at most, put no cap on the sum of the
         # waits, and ask a second time for a reply that was out of time.
         started = current_time()
         for attempt in itertools.count(1):
             try:
-                return await self._ask_once(sdk, request)
+                return await self._ask_once(sdk, request, telling)
             except ClientError as error:
                 left = self._max_retry_seconds - (current_time() - started)
                 pause = error.retry_after or _backoff(attempt)
@@ -164,12 +177,26 @@ class OpenAIClient(VendorClient["AsyncOpenAI"]):
                     asked = f"; asked {attempt} times" if attempt > 1 else ""
                     error.args = (f"{error}{asked}",)
                     raise
+            telling.tell(None)
             await sleep(pause)
         raise AssertionError("the count of attempts has no end")
 
-    async def _ask_once(self, sdk: AsyncOpenAI, request: Mapping[str, Any]) -> bytes:
-        create = sdk.chat.completions.with_raw_response.create
+    async def _ask_once(self, sdk: AsyncOpenAI, request: dict[str, Any], telling: Telling) -> bytes:
+        create: Any = sdk.chat.completions.with_raw_response.create
+        refused = False
+        if telling.is_wanted and self._streams:
+            deadline = self._deadline()
+            extra = {"stream_options": {"include_usage": True}, **request["extra_body"]}
+            try:
+                answer = await self._before(deadline, create(**{**request, "extra_body": extra}, stream=True))
+                return await self._hear(answer.http_response, deadline, ChatHearing(telling))
+            except ClientError as error:
+                # Some servers know no streams, some no stream_options, and OpenAI streams some models to few.
+                refused = error.status in (400, 422, 501) and "stream" in str(error).lower()
+                if not refused:
+                    raise
         answer = await self._before(self._deadline(), create(**request, stream=False))
+        self._streams = self._streams and not refused
         return answer.http_response.content
 
     def _failure(self, error: Exception) -> Failure | None:
@@ -226,74 +253,12 @@ def _arguments(code: str) -> str:
     return json.dumps({"code": encodable(code)})
 
 
-class _Function(msgspec.Struct):
-    arguments: Any = ""  # the API says JSON as a text; Ollama and others have given the object itself
-
-
-class _Called(msgspec.Struct):
-    function: _Function
-    id: str | None = None
-
-
-class _Said(msgspec.Struct):
-    content: str | None = None
-    refusal: str | None = None
-    tool_calls: list[_Called] | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Said
-    finish_reason: str | None = None
-
-
-class _Counts(msgspec.Struct):
-    # A prompt has tokens: 0 is written by servers that do not count.
-    prompt_tokens: Annotated[int, msgspec.Meta(ge=1)]
-    completion_tokens: Annotated[int, msgspec.Meta(ge=0)]
-
-
-class _Body(msgspec.Struct):
-    choices: list[_Choice] = []
-    usage: msgspec.Raw = msgspec.Raw(b"null")
-    error: dict[str, Any] | str | None = None
-
-
 def _server_at(base_url: str | None) -> _Server:
     variables = ("OPENAI_API_KEY", "LLM_API_KEY")
     address = base_url or os.environ.get("OPENAI_BASE_URL")
     if not address and (address := os.environ.get("LLM_BASE_URL")):
         variables = ("LLM_API_KEY", "OPENAI_API_KEY")
     return _Server(address or "https://api.openai.com/v1", variables)
-
-
-def _read_reply(body: bytes, messages: Sequence[Message], tool: Tool | None) -> Reply:
-    """The reply in the body of an answer with status 200. Raises `ClientError` if there is none."""
-    start = body[:8000].decode(errors="replace")
-    try:
-        answer = msgspec.json.decode(body, type=_Body)
-    except NOT_JSON as error:
-        raise ClientError(f"the answer is no chat completion ({error}): {shown(start)}", status=200) from error
-    if not answer.choices:
-        # OpenRouter reports the errors of those behind it with status 200.
-        why = complaint(start) if answer.error else "its list of choices is empty"
-        raise ClientError(f"the answer holds no reply: {why}", status=200)
-    said, reason = answer.choices[0].message, answer.choices[0].finish_reason
-    if said.refusal:
-        raise ClientError(f"the model refused to answer: {shown(said.refusal)}", status=200)
-    if reason == "content_filter":
-        raise ClientError("the server's content filter stopped the reply", status=200)
-    # Without a tool of ours the calls are of one that `parameters` offer, or made up.
-    made = said.tool_calls or () if tool else ()
-    calls = called(((call.id, call.function.arguments, "") for call in made), messages)
-    if not calls and (said.content is None or (not said.content and reason == "length")):
-        hint = " (the output tokens were used up, perhaps by thinking)" if reason == "length" else ""
-        raise ClientError(f"the reply has no text, finish_reason {reason!r}{hint}", status=200)
-    text = said.content or ""
-    try:
-        counts = msgspec.json.decode(answer.usage, type=_Counts)
-    except NOT_JSON:
-        return uncounted(text, messages, calls)
-    return Reply(text, counts.prompt_tokens, counts.completion_tokens, calls=calls)
 
 
 def _backoff(attempt: int) -> float:

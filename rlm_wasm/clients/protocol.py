@@ -5,8 +5,8 @@ Knows nothing of HTTP, budgets or the loop. A client may be shared by many runs 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
 
 import msgspec
 
@@ -31,6 +31,10 @@ class Reply(msgspec.Struct, frozen=True):
     calls: tuple[ToolCall, ...] = ()
 
 
+OnText: TypeAlias = Callable[[str | None], None]
+"""Called with each piece of a reply's text as it comes, or with None: what came so far is void."""
+
+
 class Client(Protocol):
     """Turns messages into a `Reply`.
 
@@ -52,4 +56,21 @@ class ToolClient(Client, Protocol):
         self, messages: Sequence[Message], *, max_output_tokens: int | None = None, tool: Tool | None = None
     ) -> Reply:
         """As in `Client`; `tool` is offered to the model as its one tool, and its calls are in the reply."""
+        ...
+
+
+class StreamingClient(Client, Protocol):
+    """A client that can tell the text of a reply while it comes."""
+
+    async def complete(
+        self, messages: Sequence[Message], *, max_output_tokens: int | None = None, on_text: OnText | None = None
+    ) -> Reply:
+        """As in `Client`; with `on_text` the provider is asked for a stream, if it has one. The reply is the same.
+
+        `on_text` is called with each piece of the text, in order, none of them empty, before `complete` returns; a
+        provider without streams gives the text in one piece. It is called with None where an attempt failed after its
+        first piece and another begins: what came so far is void. The pieces after the last None make up the reply's
+        text; of a call that raises they make up nothing. It is called in the event loop, so it must not block, and what
+        it raises ends the call and is raised. Calls of a tool and a model's thoughts are no text.
+        """
         ...

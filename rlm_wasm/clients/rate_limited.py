@@ -14,8 +14,9 @@ import anyio
 from anyio.lowlevel import current_token
 
 from rlm_wasm.clients.clock import Clock
-from rlm_wasm.clients.protocol import Client, Message, Reply
+from rlm_wasm.clients.protocol import Client, Message, OnText, Reply
 from rlm_wasm.clients.scripted import estimate_input
+from rlm_wasm.clients.streams import Telling
 from rlm_wasm.clients.tools import offered
 from rlm_wasm.prompts import Tool
 
@@ -93,13 +94,19 @@ class RateLimitedClient:
         return self._client.model
 
     async def complete(
-        self, messages: Sequence[Message], *, max_output_tokens: int | None = None, tool: Tool | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        max_output_tokens: int | None = None,
+        tool: Tool | None = None,
+        on_text: OnText | None = None,
     ) -> Reply:
         """Wait until the limits allow it, then ask. Raises what the wrapped client raises.
 
         Raises TypeError, before it waits, for a `tool` that the wrapped client cannot offer.
         """
-        more = offered(tool, self._client)
+        telling = Telling(on_text)
+        more = {**offered(tool, self._client), **telling.through(self._client)}
         expected = estimate_input(messages) + (max_output_tokens or 0)
         # Only the first in the row looks at the limits: one lock, because anyio's are handed on in order.
         async with self._turns.setdefault(current_token().native_token, anyio.Lock()):
@@ -107,6 +114,7 @@ class RateLimitedClient:
                 await self._clock.sleep(seconds)
         reply = await self._client.complete(messages, max_output_tokens=max_output_tokens, **more)
         self._correct(expected, reply)
+        telling.finish(reply.text)
         return reply
 
     def _admit(self, tokens: int) -> float:

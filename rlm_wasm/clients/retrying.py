@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import msgspec
 
 from rlm_wasm.clients.clock import Clock
-from rlm_wasm.clients.protocol import Client, Message, Reply
+from rlm_wasm.clients.protocol import Client, Message, OnText, Reply
+from rlm_wasm.clients.streams import Telling
 from rlm_wasm.clients.tools import offered
 from rlm_wasm.errors import ClientError
 from rlm_wasm.prompts import Tool
@@ -71,17 +72,23 @@ class RetryingClient:
         return self._client.model
 
     async def complete(
-        self, messages: Sequence[Message], *, max_output_tokens: int | None = None, tool: Tool | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        max_output_tokens: int | None = None,
+        tool: Tool | None = None,
+        on_text: OnText | None = None,
     ) -> Reply:
         """Ask until there is a reply. Raises the last `ClientError`, with a note of how often it was asked.
 
         Raises TypeError for a `tool` that the wrapped client cannot offer.
         """
-        more = offered(tool, self._client)
+        telling = Telling(on_text)
+        more = {**offered(tool, self._client), **telling.through(self._client)}
         started = self._clock.now()
         for attempt in itertools.count(1):
             try:
-                return await self._client.complete(messages, max_output_tokens=max_output_tokens, **more)
+                reply = await self._client.complete(messages, max_output_tokens=max_output_tokens, **more)
             except ClientError as error:
                 elapsed = self._clock.now() - started
                 pause = self._patience.pause(error, attempt, elapsed, self._clock.draw())
@@ -89,6 +96,10 @@ class RetryingClient:
                     if attempt > 1:
                         error.add_note(f"asked {attempt} times in {elapsed:.1f} s")
                     raise
+            else:
+                telling.finish(reply.text)
+                return reply
+            telling.tell(None)
             await self._clock.sleep(pause)
         raise AssertionError("the count of attempts has no end")
 

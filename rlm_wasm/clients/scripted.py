@@ -13,7 +13,7 @@ from typing import TypeAlias, TypeVar, cast
 
 from anyio.lowlevel import checkpoint
 
-from rlm_wasm.clients.protocol import Message, Reply
+from rlm_wasm.clients.protocol import Message, OnText, Reply
 from rlm_wasm.errors import ClientError
 from rlm_wasm.prompts import Tool, ToolCall
 
@@ -60,7 +60,8 @@ class ScriptedClient:
     given the last message's text, one of `replies` the tuple of messages; both may be async.
 
     `calls` holds a tuple of messages for each call, in the order of the calls, also of those that failed. Token counts
-    are estimated, but for a `Reply`, which is given as it is; `max_output_tokens` and `tool` are ignored.
+    are estimated, but for a `Reply`, which is given as it is; `max_output_tokens` and `tool` are ignored. `on_text` is
+    told a text in four pieces, or as many as it has characters.
     One client may serve many tasks, event loops and threads at once.
 
     `complete` raises the scripted exceptions, and `ClientError` when the script has no answer. Raises TypeError
@@ -87,7 +88,12 @@ class ScriptedClient:
         return self._model
 
     async def complete(
-        self, messages: Sequence[Message], *, max_output_tokens: int | None = None, tool: Tool | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        max_output_tokens: int | None = None,
+        tool: Tool | None = None,
+        on_text: OnText | None = None,
     ) -> Reply:
         """Answer from the script. The reply is chosen before the first await, so in the order of the calls.
 
@@ -99,9 +105,11 @@ class ScriptedClient:
         rule = next((reply for matches, reply in self._rules if matches(prompt)), None)
         # The next reply is taken before anything is awaited, so that replies keep the order of the calls.
         text = await (_speak(self._next_reply(prompt), asked) if rule is None else _speak(rule, prompt))
-        if isinstance(text, Reply):
-            return text
-        return Reply(text, estimate_input(asked), estimate_tokens(text), estimated=True)
+        if not isinstance(text, Reply):
+            text = Reply(text, estimate_input(asked), estimate_tokens(text), estimated=True)
+        if on_text is not None:
+            await _tell(text.text, on_text)
+        return text
 
     def _next_reply(self, prompt: str) -> ScriptedReply:
         try:
@@ -130,6 +138,14 @@ def _matcher(key: str | re.Pattern[str]) -> Callable[[str], object]:
     if isinstance(key, str):
         return lambda prompt: key in prompt
     return key.search
+
+
+async def _tell(text: str, on_text: OnText) -> None:
+    # Other tasks run between the pieces of a real stream, and it can be cancelled there: so here.
+    size = -(-len(text) // 4) or 1
+    for start in range(0, len(text), size):
+        on_text(text[start : start + size])
+        await checkpoint()
 
 
 async def _speak(reply: _Answer[_Asked], asked: _Asked) -> _Spoken:

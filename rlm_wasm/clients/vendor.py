@@ -8,16 +8,20 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
 
 import msgspec
-from anyio import current_time, fail_after
+from anyio import current_time, fail_after, move_on_after
 from anyio.abc import AsyncResource
 
 from rlm_wasm.clients.connections import Connections, checked_address, host_of, is_local
 from rlm_wasm.clients.failures import Failure, broken, late, refused
 from rlm_wasm.clients.keys import find_key, hide_key
+from rlm_wasm.clients.streams import Hearing, drain
 from rlm_wasm.errors import ClientError
+
+if TYPE_CHECKING:
+    import httpx2
 
 
 class Closable(Protocol):
@@ -145,6 +149,33 @@ class VendorClient(AsyncResource, Generic[_Sdk]):
             if (failure := self._failure(error)) is None:
                 raise
             raise failure.error() from error
+
+    async def _hear(self, response: httpx2.Response, deadline: float, hearing: Hearing) -> bytes:
+        """The body that the events of a stream make up, or that came instead of a stream.
+
+        Raises `ClientError` as `_before` and `hearing` do, and where the stream ends before the reply.
+        """
+        import httpx2
+
+        events, grace = aiter(httpx2.EventSource(response, max_event_size=None)), 0.0
+        try:
+            if "text/event-stream" not in response.headers.get("content-type", "").lower():
+                return await self._before(deadline, response.aread())
+            while (event := await self._before(deadline, anext(events, None))) is not None:
+                if event.data and hearing.hear(event.data):
+                    grace = 1.0  # a connection is used again only if its stream has been read to the end
+                    break
+        finally:
+            await drain(events, grace)
+            with move_on_after(1, shield=True):
+                await response.aclose()
+        if not hearing.is_whole:
+            raise self._unfinished().error()
+        return hearing.body()
+
+    def _unfinished(self) -> Failure:
+        """What it means that a stream ended before the reply: it may pass, as a connection that was cut."""
+        return Failure(f"no reply from {self._server.host}: the stream ended before the reply did", wait=0)
 
     def _refused(self, status: int, headers: Mapping[str, str], text: str, not_found: str = "") -> Failure:
         """What an answer with an error status means; `not_found` as in `refused`."""

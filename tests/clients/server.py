@@ -100,6 +100,28 @@ def answer(status: int, body: object, **headers: str) -> Step:
     return step
 
 
+def stream(*events: str, then: Step | None = None) -> Step:
+    """Sends each event by itself; `then` is done in the place of the stream's end."""
+
+    def step(handler: Handler, asked: Asked) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream; charset=utf-8")
+        handler.send_header("Transfer-Encoding", "chunked")
+        handler.end_headers()
+        for raw in (event.encode() for event in events):
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(raw), raw))
+        if then is None:
+            handler.wfile.write(b"0\r\n\r\n")
+        else:
+            then(handler, asked)
+
+    return step
+
+
+def hang_up(handler: Handler, asked: Asked) -> None:
+    handler.close_connection = True
+
+
 def cut(handler: Handler, asked: Asked) -> None:
     handler.send_response(200)
     handler.send_header("Content-Type", "application/json")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -12,39 +11,38 @@ import anyio
 import pytest
 
 from rlm_wasm.clients import (
-    AnthropicClient,
     CachedClient,
     Client,
     FallbackClient,
-    GeminiClient,
     GenericClient,
     Message,
-    OpenAIClient,
     RateLimitedClient,
     Reply,
     RetryingClient,
     ScriptedClient,
 )
-from rlm_wasm.clients.protocol import ToolClient
+from rlm_wasm.clients.protocol import StreamingClient, ToolClient
 from rlm_wasm.clients.scripted import run_python
 from rlm_wasm.errors import ClientError
 from rlm_wasm.prompts import RUN_PYTHON
-from tests.clients.server import Asked, Handler, Serve, answer, hang
+from tests.clients.providers import ANTHROPIC, GEMINI, OPENAI, Provider
+from tests.clients.server import Asked, Handler, Serve, answer, hang, stream
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_backends]
 
 HELLO = [Message("system", "You are brief."), Message("user", "hello")]
 FAILURE = "I was told to fail"
 
-Make = Callable[[Serve, Path], Client]
+Make = Callable[[Serve, Path], Any]
 
 
 def echo(
-    prompt_of: Callable[[dict[str, Any]], str], said: Callable[[str], object], did: Callable[[str], object] = str
+    prompt_of: Callable[[dict[str, Any]], str], said: Callable[[str], dict[str, Any]], provider: Provider | None = None
 ) -> Callable[[Handler, Asked], None]:
     """A step for ever: "echo" and the prompt, an error for one that holds "fail", no word for one that holds "hang".
 
-    For one that holds "call", where a tool is offered, a call whose code is "echo" and the prompt.
+    For one that holds "call", where a tool is offered, a call whose code is "echo" and the prompt. Of a `provider` that
+    is asked for a stream, a stream.
     """
 
     def step(handler: Handler, asked: Asked) -> None:
@@ -54,62 +52,25 @@ def echo(
             hang(handler, asked)
         elif "fail" in prompt:
             answer(400, {"error": {"message": FAILURE}})(handler, asked)
-        elif "call" in prompt and "tools" in asked.body:
-            answer(200, did(f"echo {prompt}"))(handler, asked)
         else:
-            answer(200, said(f"echo {prompt}"))(handler, asked)
+            called = provider and "call" in prompt and "tools" in asked.body
+            body = provider.did(f"echo {prompt}") if provider and called else said(f"echo {prompt}")
+            streamed = provider and provider.is_streamed(asked)
+            (stream(*provider.events(body)) if provider and streamed else answer(200, body))(handler, asked)
 
     return step
 
 
 def make_openai(serve: Serve, folder: Path) -> Client:
-    def said(text: str | None, **more: object) -> object:
-        choice = {"message": {"role": "assistant", "content": text, **more}, "finish_reason": "stop"}
-        return {"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
-
-    def did(code: str) -> object:
-        function = {"name": "run_python", "arguments": json.dumps({"code": code})}
-        return said(None, tool_calls=[{"id": "call_a", "type": "function", "function": function}])
-
-    server = serve(echo(lambda body: body["messages"][-1]["content"], said, did))
-    return OpenAIClient("test-model", base_url=server.base_url, timeout=30)
+    return OPENAI.client_of(serve(echo(OPENAI.prompt_of, OPENAI.said, OPENAI)))
 
 
 def make_anthropic(serve: Serve, folder: Path) -> Client:
-    def body_of(**block: object) -> object:
-        return {"content": [block], "stop_reason": "end_turn", "usage": {"input_tokens": 3, "output_tokens": 2}}
-
-    def said(text: str) -> object:
-        return body_of(type="text", text=text)
-
-    def did(code: str) -> object:
-        return body_of(type="tool_use", id="toolu_a", name="run_python", input={"code": code})
-
-    def prompt_of(body: dict[str, Any]) -> str:
-        block = body["messages"][-1]["content"][-1]
-        return block["text"] if block["type"] == "text" else block["content"]
-
-    server = serve(echo(prompt_of, said, did))
-    return AnthropicClient("test-model", base_url=server.base_url.removesuffix("/v1"), timeout=30)
+    return ANTHROPIC.client_of(serve(echo(ANTHROPIC.prompt_of, ANTHROPIC.said, ANTHROPIC)))
 
 
 def make_gemini(serve: Serve, folder: Path) -> Client:
-    def body_of(**part: object) -> object:
-        candidate = {"content": {"parts": [part], "role": "model"}, "finishReason": "STOP"}
-        return {"candidates": [candidate], "usageMetadata": {"promptTokenCount": 3, "candidatesTokenCount": 2}}
-
-    def said(text: str) -> object:
-        return body_of(text=text)
-
-    def did(code: str) -> object:
-        return body_of(functionCall={"name": "run_python", "args": {"code": code}})
-
-    def prompt_of(body: dict[str, Any]) -> str:
-        part = body["contents"][-1]["parts"][-1]
-        return part["text"] if "text" in part else part["functionResponse"]["response"]["output"]
-
-    server = serve(echo(prompt_of, said, did))
-    return GeminiClient("test-model", base_url=server.base_url.removesuffix("/v1"), timeout=30)
+    return GEMINI.client_of(serve(echo(GEMINI.prompt_of, GEMINI.said, GEMINI)))
 
 
 def make_generic(serve: Serve, folder: Path) -> Client:
@@ -166,7 +127,7 @@ WITHOUT_TOOLS = {"generic"}
 
 
 @pytest.fixture(params=MAKERS)
-def client(request: pytest.FixtureRequest, serve: Serve, tmp_path: Path) -> Client:
+def client(request: pytest.FixtureRequest, serve: Serve, tmp_path: Path) -> StreamingClient:
     return MAKERS[request.param](serve, tmp_path)
 
 
@@ -237,3 +198,49 @@ async def test_every_client_with_tools_may_be_given_none(tool_client: ToolClient
 def test_whether_a_client_has_tools_shows_in_its_signature(name: str, serve: Serve, tmp_path: Path) -> None:
     parameters = inspect.signature(MAKERS[name](serve, tmp_path).complete).parameters
     assert ("tool" in parameters) == (name not in WITHOUT_TOOLS)
+
+
+async def test_every_client_tells_the_text_while_it_comes_and_brings_the_same_reply(client: StreamingClient) -> None:
+    told: list[str | None] = []
+    talk = [Message("user", "a long story")]
+    reply = await client.complete(talk, on_text=told.append)
+    assert "".join(piece or "" for piece in told) == "echo a long story"
+    assert all(told)
+    again = await client.complete(talk)
+    assert again in (reply, Reply(reply.text, 0, 0, cached=True, model=reply.model))
+
+
+STREAMING = [name for name in MAKERS if name != "generic"]
+
+
+@pytest.mark.parametrize("name", STREAMING)
+async def test_every_client_with_streams_tells_a_text_in_pieces(name: str, serve: Serve, tmp_path: Path) -> None:
+    told: list[str | None] = []
+    await MAKERS[name](serve, tmp_path).complete([Message("user", "a long story")], on_text=told.append)
+    assert len(told) > 1
+
+
+async def test_every_client_with_tools_tells_no_calls(tool_client: Any) -> None:
+    told: list[str | None] = []
+    reply = await tool_client.complete([Message("user", "call")], tool=RUN_PYTHON, on_text=told.append)
+    assert ([call.code for call in reply.calls], told) == (["echo call"], [])
+
+
+async def test_every_client_that_streams_raises_for_what_is_no_reply(client: StreamingClient) -> None:
+    told: list[str | None] = []
+    with pytest.raises(ClientError, match=FAILURE):
+        await client.complete([Message("user", "fail")], on_text=told.append)
+    assert told == []
+    assert (await client.complete(HELLO, on_text=told.append)).text == "".join(piece or "" for piece in told)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, TimeoutError, OSError])
+async def test_every_client_raises_what_its_listener_raises_and_answers_the_next(
+    client: StreamingClient, error: type[Exception]
+) -> None:
+    def listen(piece: str | None) -> None:
+        raise error("not for me")
+
+    with pytest.raises(error, match="not for me"):
+        await client.complete(HELLO, on_text=listen)
+    assert (await client.complete(HELLO)).text == "echo hello"
