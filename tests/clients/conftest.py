@@ -1,15 +1,18 @@
-"""A clock that a test winds itself, servers that play a provider, and an environment without keys."""
+"""A clock that a test winds itself, servers that play a provider, all providers, all wrappers, and no keys around."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import anyio
 import pytest
 
 from rlm_wasm.clients import Clock
+from tests.clients.providers import PROVIDERS, Provider
 from tests.clients.server import ChatServer, Serve, Step
+from tests.clients.wrappers import WRAPPERS, Wrap
 
 
 class Watch:
@@ -30,6 +33,16 @@ class Watch:
 @pytest.fixture
 def watch() -> Watch:
     return Watch()
+
+
+@pytest.fixture(params=PROVIDERS)
+def provider(request: pytest.FixtureRequest) -> Provider:
+    return PROVIDERS[request.param]
+
+
+@pytest.fixture(params=WRAPPERS)
+def wrap(request: pytest.FixtureRequest, tmp_path: Path) -> Wrap:
+    return lambda client: WRAPPERS[request.param](client, tmp_path)
 
 
 @pytest.fixture

@@ -6,7 +6,10 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
-from rlm_wasm.clients import AnthropicClient, GeminiClient, OpenAIClient
+import pytest
+
+from rlm_wasm.clients import AnthropicClient, GeminiClient, Message, OpenAIClient
+from rlm_wasm.errors import ClientError
 from tests.clients.server import Asked, ChatServer
 
 Body: TypeAlias = dict[str, Any]
@@ -15,7 +18,8 @@ Body: TypeAlias = dict[str, Any]
 class Provider(NamedTuple):
     """`said` and `did` give the body of a reply with a text and with a call; `events` the same as a stream.
 
-    `broken_off` is an event that tells of an error.
+    `broken_off` is an event that tells of an error, `decided` a field that no parameters may hold, `once` the options
+    with which the client asks once.
     """
 
     client: type[OpenAIClient | AnthropicClient | GeminiClient]
@@ -32,12 +36,23 @@ class Provider(NamedTuple):
     prompt_of: Callable[[Body], str]
     is_streamed: Callable[[Asked], bool]
     key_of: Callable[[Asked], str]
+    decided: str
+    once: Body
 
     def address(self, server: ChatServer) -> str:
         return server.base_url.removesuffix("/v1") + self.suffix
 
     def client_of(self, server: ChatServer, **options: Any) -> Any:
-        return self.client("test-model", **{"base_url": self.address(server), "timeout": 30, **options})
+        given = {"base_url": self.address(server), "timeout": 30, **self.once, **options}
+        return self.client("test-model", **given)
+
+    async def failure_of(self, server: ChatServer, **options: Any) -> ClientError:
+        """The error with which a call ends; `on_text` is for the call, all else for the client."""
+        more = {"on_text": options.pop("on_text")} if "on_text" in options else {}
+        async with self.client_of(server, **options) as client:
+            with pytest.raises(ClientError) as raised:
+                await client.complete([Message("user", "hello")], **more)
+        return raised.value
 
 
 def event(body: object, kind: str | None = None) -> str:
@@ -170,6 +185,8 @@ OPENAI = Provider(
     prompt_of=lambda body: body["messages"][-1]["content"],
     is_streamed=lambda asked: asked.body["stream"],
     key_of=lambda asked: asked.headers["authorization"].removeprefix("Bearer "),
+    decided="stream",
+    once={"max_retries": 0},
 )
 
 ANTHROPIC = Provider(
@@ -188,6 +205,8 @@ ANTHROPIC = Provider(
     is_streamed=lambda asked: asked.body.get("stream", False),
     # in which of the two it goes is the SDK's choice, and has changed
     key_of=lambda asked: asked.headers.get("x-api-key") or asked.headers["authorization"].removeprefix("Bearer "),
+    decided="system",
+    once={},
 )
 
 GEMINI = Provider(
@@ -205,6 +224,8 @@ GEMINI = Provider(
     prompt_of=content_prompt,
     is_streamed=lambda asked: "streamGenerateContent" in asked.path,
     key_of=lambda asked: asked.headers["x-goog-api-key"],
+    decided="system_instruction",
+    once={},
 )
 
 PROVIDERS = {"openai": OPENAI, "anthropic": ANTHROPIC, "gemini": GEMINI}

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-import traceback
 from typing import Any
 
-import anyio
 import pytest
 
 from rlm_wasm.clients import AnthropicClient, Message, Reply
-from rlm_wasm.errors import ClientError
 from rlm_wasm.prompts import RUN_PYTHON, Tool, ToolCall
-from tests.clients.server import Asked, ChatServer, Serve, Step, answer, cut, drip, hang
+from tests.clients.providers import ANTHROPIC
+from tests.clients.server import ChatServer, Serve, Step, answer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_backends]
 
@@ -37,18 +34,6 @@ def client_of(server: ChatServer, **options: Any) -> AnthropicClient:
     return AnthropicClient("claude-test", **{"base_url": address, "api_key": KEY, "timeout": 30, **options})
 
 
-def key_of(asked: Asked) -> str:
-    # in which of the two it goes is the SDK's choice, and has changed
-    return asked.headers.get("x-api-key") or asked.headers["authorization"].removeprefix("Bearer ")
-
-
-async def failure_of(server: ChatServer, **options: Any) -> ClientError:
-    async with client_of(server, **options) as client:
-        with pytest.raises(ClientError) as raised:
-            await client.complete(HELLO)
-    return raised.value
-
-
 async def test_a_request_marks_the_system_prompt_and_the_last_message_for_the_cache(serve: Serve) -> None:
     server = serve(message("hi"))
     talk = [*HELLO, Message("assistant", ""), Message("user", "a\ud800b")]
@@ -56,7 +41,7 @@ async def test_a_request_marks_the_system_prompt_and_the_last_message_for_the_ca
         assert await client.complete(talk, max_output_tokens=50) == Reply("hi", 11, 7)
     (asked,) = server.requests
     assert asked.path == "/v1/messages"
-    assert key_of(asked) == KEY
+    assert ANTHROPIC.key_of(asked) == KEY
     assert asked.body == {
         "model": "claude-test",
         "system": [{"type": "text", "text": "You are brief.", **CACHED}],
@@ -111,7 +96,7 @@ async def test_counts_that_are_missing_or_no_counts_are_estimated(serve: Serve, 
     ],
 )
 async def test_an_answer_that_is_no_reply_is_an_error_with_its_reason(serve: Serve, step: Step, reason: str) -> None:
-    error = await failure_of(serve(step))
+    error = await ANTHROPIC.failure_of(serve(step))
     assert reason in str(error)
     assert (error.status, error.transient) == (200, False)
 
@@ -132,70 +117,11 @@ async def test_an_error_carries_its_status_and_whether_it_may_pass(
     serve: Serve, step: Step, status: int, transient: bool, text: str
 ) -> None:
     server = serve(step)
-    error = await failure_of(server)
+    error = await ANTHROPIC.failure_of(server)
     assert (error.status, error.transient, len(server.requests)) == (status, transient, 1)
     assert error.retry_after == (7.0 if status == 429 else None)
     assert text in str(error)
     assert error.__cause__ is not None
-
-
-async def test_a_broken_connection_may_pass_and_a_late_reply_may_not(serve: Serve) -> None:
-    server = serve(cut)
-    error = await failure_of(server)
-    assert (error.status, error.transient, len(server.requests)) == (None, True, 1)
-    for step in (hang, drip):
-        error = await failure_of(serve(step), timeout=0.1)
-        assert (error.status, error.transient) == (None, False)
-        assert "within 0.1 s" in str(error)
-
-
-@pytest.mark.parametrize(
-    "step", [trouble(401, "authentication_error", f"bad key {KEY}"), answer(200, f"you sent {KEY}".encode())]
-)
-async def test_a_key_that_the_server_quotes_is_in_no_text(serve: Serve, step: Step) -> None:
-    error = await failure_of(serve(step))
-    assert KEY[:12] not in "".join(traceback.format_exception(error)) + repr(error) + repr(error.__cause__)
-
-
-async def test_no_key_names_the_variable_to_set() -> None:
-    with pytest.raises(ClientError, match="ANTHROPIC_API_KEY"):
-        await AnthropicClient("claude-test").complete(HELLO)
-
-
-async def test_address_and_key_come_from_the_environment(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = serve(message("hi"))
-    monkeypatch.setenv("ANTHROPIC_BASE_URL", server.base_url.removesuffix("/v1"))
-    monkeypatch.setenv("ANTHROPIC_API_KEY", f"{KEY}\n")
-    async with AnthropicClient("claude-test", timeout=30) as client:
-        await client.complete(HELLO)
-    assert key_of(server.requests[0]) == KEY
-
-
-async def test_a_missing_sdk_is_told_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] == "anthropic"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "anthropic", None)
-    with pytest.raises(ClientError, match=r"pip install 'rlm-wasm\[anthropic\]'"):
-        await AnthropicClient("claude-test", api_key=KEY).complete(HELLO)
-
-
-@pytest.mark.parametrize(
-    "options", [{"base_url": "localhost"}, {"timeout": 0}, {"parameters": {"system": "be brief"}}], ids=str
-)
-def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"\w"):
-        AnthropicClient("claude-test", **options)
-
-
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
-@pytest.mark.filterwarnings("error")
-def test_one_client_serves_one_event_loop_after_another_and_leaves_none_open(serve: Serve, backend: str) -> None:
-    server = serve(message("hi"), message("hi"))
-    client = client_of(server)
-    for _ in range(2):
-        assert anyio.run(client.complete, HELLO, backend=backend).text == "hi"
-        assert server.all_disconnect()
-    assert repr(client) == f"AnthropicClient(model='claude-test', host='127.0.0.1:{server.server_port}')"
 
 
 # The tool

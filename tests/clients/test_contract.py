@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import sys
+import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,12 +29,13 @@ from rlm_wasm.clients.scripted import run_python
 from rlm_wasm.errors import ClientError
 from rlm_wasm.prompts import RUN_PYTHON
 from tests.clients.providers import ANTHROPIC, GEMINI, OPENAI, Provider
-from tests.clients.server import Asked, Handler, Serve, answer, hang, stream
+from tests.clients.server import Asked, Handler, Serve, Step, answer, cut, drip, hang, stream
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_backends]
 
 HELLO = [Message("system", "You are brief."), Message("user", "hello")]
 FAILURE = "I was told to fail"
+KEY = "sk-test-0123456789abcdef"
 
 Make = Callable[[Serve, Path], Any]
 
@@ -244,3 +248,82 @@ async def test_every_client_raises_what_its_listener_raises_and_answers_the_next
     with pytest.raises(error, match="not for me"):
         await client.complete(HELLO, on_text=listen)
     assert (await client.complete(HELLO)).text == "echo hello"
+
+
+# The clients of vendors
+
+
+async def test_a_broken_connection_may_pass_and_a_late_reply_may_not(serve: Serve, provider: Provider) -> None:
+    server = serve(cut)
+    error = await provider.failure_of(server)
+    assert (error.status, error.transient, len(server.requests)) == (None, True, 1)
+    assert "no reply from 127.0.0.1" in str(error)
+    assert error.__cause__ is not None
+    for step in (hang, drip):
+        error = await provider.failure_of(serve(step), timeout=0.1)
+        assert (error.status, error.transient) == (None, False)
+        assert "within 0.1 s" in str(error)
+
+
+@pytest.mark.parametrize(
+    "step", [answer(401, {"error": {"message": f"bad key {KEY}"}}), answer(200, f"you sent {KEY}".encode())]
+)
+async def test_a_key_that_the_server_quotes_is_in_no_text(serve: Serve, provider: Provider, step: Step) -> None:
+    error = await provider.failure_of(serve(step), api_key=KEY)
+    assert KEY[:12] not in "".join(traceback.format_exception(error)) + repr(error) + repr(error.__cause__)
+
+
+async def test_no_key_names_the_variables_to_set(provider: Provider) -> None:
+    with pytest.raises(ClientError, match=" or ".join(provider.key_variables)):
+        await provider.client("test-model").complete(HELLO)
+
+
+@pytest.mark.parametrize("place", [0, -1])
+async def test_address_and_key_come_from_the_environment(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, provider: Provider, place: int
+) -> None:
+    server = serve(answer(200, provider.said("hi")))
+    monkeypatch.setenv(provider.address_variable, provider.address(server))
+    monkeypatch.setenv("GOOGLE_GENAI_USE_VERTEXAI", "true")
+    # a line end after a key is forgiven
+    monkeypatch.setenv(provider.key_variables[place], f"{KEY}\n")
+    async with provider.client("test-model", timeout=30) as client:
+        await client.complete(HELLO)
+    assert provider.key_of(server.requests[0]) == KEY
+
+
+async def test_a_missing_sdk_is_told_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, provider: Provider
+) -> None:
+    for name in [name for name in sys.modules if f"{name}.".startswith(f"{provider.sdk}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, provider.sdk, None)
+    with pytest.raises(ClientError, match=f"{provider.client.__name__} needs .*pip install {provider.extra}"):
+        await provider.client("test-model", api_key=KEY).complete(HELLO)
+
+
+def test_options_that_make_no_sense_are_refused(provider: Provider) -> None:
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"base_url": "localhost"}, "base_url begins with"),
+        ({"timeout": 0}, "timeout must be"),
+        ({"parameters": {provider.decided: "mine"}}, f"may not hold {provider.decided}"),
+    ]
+    for options, reason in refused:
+        with pytest.raises(ValueError, match=reason):
+            provider.client("test-model", **options)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("told", [{}, {"on_text": lambda piece: None}], ids=["whole", "streamed"])
+@pytest.mark.filterwarnings("error")
+def test_one_client_serves_one_event_loop_after_another_and_leaves_none_open(
+    serve: Serve, provider: Provider, backend: str, told: dict[str, Any]
+) -> None:
+    bodies = [provider.said(f"reply {number}") for number in range(3)]
+    server = serve(*[stream(*provider.events(body)) if told else answer(200, body) for body in bodies])
+    client = provider.client_of(server)
+    for number in range(3):
+        reply = anyio.run(partial(client.complete, HELLO, **told), backend=backend)
+        assert reply.text == f"reply {number}"
+        assert server.all_disconnect()
+    assert repr(client) == f"{provider.client.__name__}(model='test-model', host='127.0.0.1:{server.server_port}')"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-import traceback
 from typing import Any
 
-import anyio
 import pytest
 
 from rlm_wasm.clients import GeminiClient, Message, Reply
-from rlm_wasm.errors import ClientError
 from rlm_wasm.prompts import RUN_PYTHON, Tool, ToolCall
-from tests.clients.server import ChatServer, Serve, Step, answer, cut, drip, hang
+from tests.clients.providers import GEMINI
+from tests.clients.server import ChatServer, Serve, Step, answer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_backends]
 
@@ -35,13 +32,6 @@ def trouble(status: int, name: str, text: str, *details: object, **headers: str)
 def client_of(server: ChatServer, **options: Any) -> GeminiClient:
     address = server.base_url.removesuffix("/v1")
     return GeminiClient("gemini-test", **{"base_url": address, "api_key": KEY, "timeout": 30, **options})
-
-
-async def failure_of(server: ChatServer, **options: Any) -> ClientError:
-    async with client_of(server, **options) as client:
-        with pytest.raises(ClientError) as raised:
-            await client.complete(HELLO)
-    return raised.value
 
 
 async def test_a_request_carries_the_messages_the_parameters_and_the_key(serve: Serve) -> None:
@@ -99,7 +89,7 @@ async def test_counts_that_are_missing_are_estimated(serve: Serve, usage: object
 )
 @pytest.mark.filterwarnings("ignore:NEWER_THAN_THE_SDK")
 async def test_an_answer_that_is_no_reply_is_an_error_with_its_reason(serve: Serve, step: Step, reason: str) -> None:
-    error = await failure_of(serve(step))
+    error = await GEMINI.failure_of(serve(step))
     assert reason in str(error)
     assert (error.status, error.transient) == (200, False)
 
@@ -126,78 +116,17 @@ async def test_an_error_carries_its_status_and_whether_it_may_pass(
     serve: Serve, step: Step, status: int, transient: bool, text: str
 ) -> None:
     server = serve(step)
-    error = await failure_of(server)
+    error = await GEMINI.failure_of(server)
     assert (error.status, error.transient, len(server.requests)) == (status, transient, 1)
     assert error.retry_after == (34.5 if status == 429 else None)
     assert text in str(error)
     assert error.__cause__ is not None
 
 
-async def test_a_broken_connection_may_pass_and_a_late_reply_may_not(serve: Serve) -> None:
-    server = serve(cut)
-    error = await failure_of(server)
-    assert (error.status, error.transient, len(server.requests)) == (None, True, 1)
-    for step in (hang, drip):
-        error = await failure_of(serve(step), timeout=0.1)
-        assert (error.status, error.transient) == (None, False)
-        assert "within 0.1 s" in str(error)
-
-
-@pytest.mark.parametrize(
-    "step", [trouble(401, "UNAUTHENTICATED", f"bad key {KEY}"), answer(200, f"you sent {KEY}".encode())]
-)
-async def test_a_key_that_the_server_quotes_is_in_no_text(serve: Serve, step: Step) -> None:
-    error = await failure_of(serve(step))
-    assert KEY[:12] not in "".join(traceback.format_exception(error)) + repr(error) + repr(error.__cause__)
-
-
-async def test_no_key_names_the_variables_to_set() -> None:
-    with pytest.raises(ClientError, match="GEMINI_API_KEY or GOOGLE_API_KEY"):
-        await GeminiClient("gemini-test").complete(HELLO)
-
-
-@pytest.mark.parametrize("name", ["GEMINI_API_KEY", "GOOGLE_API_KEY"])
-async def test_address_and_key_come_from_the_environment(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    server = serve(content("hi"))
-    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.base_url.removesuffix("/v1"))
-    monkeypatch.setenv("GOOGLE_GENAI_USE_VERTEXAI", "true")
-    monkeypatch.setenv(name, KEY)
-    async with GeminiClient("gemini-test", timeout=30) as client:
-        await client.complete(HELLO)
-    assert server.requests[0].headers["x-goog-api-key"] == KEY
-
-
-async def test_a_missing_sdk_is_told_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "google.genai", None)
-    with pytest.raises(ClientError, match=r"pip install 'rlm-wasm\[gemini\]'"):
-        await GeminiClient("gemini-test", api_key=KEY).complete(HELLO)
-
-
 async def test_parameters_that_the_sdk_does_not_know_are_refused(serve: Serve) -> None:
     async with client_of(serve(), parameters={"temperatur": 0}) as client:
         with pytest.raises(ValueError, match="temperatur"):
             await client.complete(HELLO)
-
-
-@pytest.mark.parametrize(
-    "options", [{"base_url": "localhost"}, {"timeout": 0}, {"parameters": {"system_instruction": "brief"}}], ids=str
-)
-def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"\w"):
-        GeminiClient("gemini-test", **options)
-
-
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
-@pytest.mark.filterwarnings("error")
-def test_one_client_serves_one_event_loop_after_another_and_leaves_none_open(serve: Serve, backend: str) -> None:
-    server = serve(content("hi"), content("hi"))
-    client = client_of(server)
-    for _ in range(2):
-        assert anyio.run(client.complete, HELLO, backend=backend).text == "hi"
-        assert server.all_disconnect()
-    assert repr(client) == f"GeminiClient(model='gemini-test', host='127.0.0.1:{server.server_port}')"
 
 
 # The tool
@@ -284,5 +213,5 @@ async def test_what_another_provider_wants_given_back_is_not_sent(serve: Serve) 
 
 
 async def test_a_call_that_the_model_wrote_wrongly_may_pass(serve: Serve) -> None:
-    error = await failure_of(serve(content(reason="MALFORMED_FUNCTION_CALL")))
+    error = await GEMINI.failure_of(serve(content(reason="MALFORMED_FUNCTION_CALL")))
     assert (error.status, error.transient) == (200, True)

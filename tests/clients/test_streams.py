@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,8 @@ import pytest
 
 from rlm_wasm.clients import (
     CachedClient,
-    Client,
     FallbackClient,
     Message,
-    RateLimitedClient,
     Reply,
     RetryingClient,
     ScriptedClient,
@@ -24,16 +21,12 @@ from rlm_wasm.errors import ClientError
 from rlm_wasm.prompts import RUN_PYTHON, ToolCall
 from tests.clients.providers import OPENAI, PROVIDERS, Provider, chat, chat_events, event
 from tests.clients.server import Asked, Handler, Serve, Step, answer, hang, hang_up, stream
+from tests.clients.wrappers import Wrap
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_backends]
 
 HELLO = [Message("user", "hello")]
 KEY = "sk-test-0123456789abcdef"
-
-
-@pytest.fixture(params=PROVIDERS)
-def provider(request: pytest.FixtureRequest) -> Provider:
-    return PROVIDERS[request.param]
 
 
 def started(provider: Provider, *events: str, then: Step | None = None) -> Step:
@@ -45,12 +38,7 @@ def started(provider: Provider, *events: str, then: Step | None = None) -> Step:
 
 async def failure_of(provider: Provider, server: Any, **options: Any) -> tuple[ClientError, list[str | None]]:
     told: list[str | None] = []
-    if provider is OPENAI:
-        options["max_retries"] = 0
-    async with provider.client_of(server, **options) as client:
-        with pytest.raises(ClientError) as raised:
-            await client.complete(HELLO, on_text=told.append)
-    return raised.value, told
+    return await provider.failure_of(server, on_text=told.append, **options), told
 
 
 # Of every vendor
@@ -179,7 +167,7 @@ async def test_a_server_that_refuses_a_stream_is_asked_without_then_and_ever_aft
     refusal = answer(status, {"error": {"message": "Unrecognized field: stream_options"}})
     server = serve(refusal, answer(200, chat("whole")), answer(200, chat("again")))
     told: list[str | None] = []
-    async with OPENAI.client_of(server, max_retries=0) as client:
+    async with OPENAI.client_of(server) as client:
         for _ in range(2):
             await client.complete(HELLO, on_text=told.append)
     assert told == ["whole", "again"]
@@ -189,7 +177,7 @@ async def test_a_server_that_refuses_a_stream_is_asked_without_then_and_ever_aft
 
 async def test_a_refusal_of_something_else_is_no_refusal_of_streams(serve: Serve) -> None:
     server = serve(answer(400, {"error": "no such field: top_k"}), stream(*chat_events(chat("hi"))))
-    async with OPENAI.client_of(server, max_retries=0) as client:
+    async with OPENAI.client_of(server) as client:
         with pytest.raises(ClientError, match="top_k"):
             await client.complete(HELLO, on_text=lambda piece: None)
         await client.complete(HELLO, on_text=lambda piece: None)
@@ -199,7 +187,7 @@ async def test_a_refusal_of_something_else_is_no_refusal_of_streams(serve: Serve
 async def test_a_stream_that_is_cut_and_asked_for_again_begins_its_text_again(serve: Serve) -> None:
     server = serve(started(OPENAI, then=hang_up), stream(*chat_events(chat("whole"))))
     told: list[str | None] = []
-    async with OPENAI.client_of(server) as client:
+    async with OPENAI.client_of(server, max_retries=1) as client:
         assert (await client.complete(HELLO, on_text=told.append)).text == "whole"
     assert told == ["half a", None, "wh", "ole"]
 
@@ -268,27 +256,13 @@ class Plain:
         return Reply("at once", 1, 1)
 
 
-WRAPPERS: dict[str, Callable[[Client, Path], Any]] = {
-    "cached": lambda client, folder: CachedClient(client, folder / "replies.sqlite"),
-    "fallback": lambda client, folder: FallbackClient(client),
-    "fallback to the second": lambda client, folder: FallbackClient(ScriptedClient(model="no script"), client),
-    "rate limited": lambda client, folder: RateLimitedClient(client, requests_per_minute=1e6),
-    "retrying": lambda client, folder: RetryingClient(client),
-}
-
-
-@pytest.fixture(params=WRAPPERS)
-def wrap(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Client], Any]:
-    return lambda client: WRAPPERS[request.param](client, tmp_path)
-
-
-async def test_a_wrapper_passes_the_pieces_on(wrap: Callable[[Client], Any]) -> None:
+async def test_a_wrapper_passes_the_pieces_on(wrap: Wrap) -> None:
     told: list[str | None] = []
     assert (await wrap(Halting(0)).complete(HELLO, on_text=told.append)).text == "half and half"
     assert told == ["half", " and half"]
 
 
-async def test_a_wrapper_of_a_client_without_streams_tells_the_text_in_one_piece(wrap: Callable[[Client], Any]) -> None:
+async def test_a_wrapper_of_a_client_without_streams_tells_the_text_in_one_piece(wrap: Wrap) -> None:
     told: list[str | None] = []
     await wrap(Plain()).complete(HELLO, on_text=told.append)
     assert told == ["at once"]

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlm_wasm.clients import (
-    CachedClient,
     Client,
     FallbackClient,
     Message,
     OpenAIClient,
     RateLimitedClient,
     Reply,
-    RetryingClient,
     ScriptedClient,
 )
-from rlm_wasm.clients.protocol import ToolClient
 from rlm_wasm.clients.tools import called
 from rlm_wasm.prompts import RUN_PYTHON, Tool, ToolCall
 from tests.clients.server import ChatServer, Serve, Step, answer
+from tests.clients.wrappers import WRAPPERS, Wrap
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_backends]
 
@@ -195,35 +192,21 @@ class Offering:
         return Reply("", 1, 1, calls=CALLS)
 
 
-WRAPPERS: dict[str, Callable[[Client, Path], ToolClient]] = {
-    "cached": lambda client, folder: CachedClient(client, folder / "replies.sqlite"),
-    "fallback": lambda client, folder: FallbackClient(client),
-    "fallback to the second": lambda client, folder: FallbackClient(ScriptedClient(model="no script"), client),
-    "rate limited": lambda client, folder: RateLimitedClient(client, requests_per_minute=1e6),
-    "retrying": lambda client, folder: RetryingClient(client),
-}
-
-
-@pytest.fixture(params=WRAPPERS)
-def wrap(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Client], ToolClient]:
-    return lambda client: WRAPPERS[request.param](client, tmp_path)
-
-
-async def test_a_wrapper_passes_the_tool_on_and_brings_the_calls_back(wrap: Callable[[Client], ToolClient]) -> None:
+async def test_a_wrapper_passes_the_tool_on_and_brings_the_calls_back(wrap: Wrap) -> None:
     inner = Offering()
     reply = await wrap(inner).complete(TALK, tool=RUN_PYTHON)
     assert reply.calls == CALLS
     assert inner.offered == [RUN_PYTHON]
 
 
-async def test_a_wrapper_of_a_client_without_tools_works_without_one(wrap: Callable[[Client], ToolClient]) -> None:
+async def test_a_wrapper_of_a_client_without_tools_works_without_one(wrap: Wrap) -> None:
     client = wrap(Plain())
     assert (await client.complete(HELLO)).text == "hi"
     assert (await client.complete([Message("user", "once more")], tool=None)).text == "hi"
 
 
 async def test_a_wrapper_of_a_client_without_tools_says_so_before_it_asks(
-    wrap: Callable[[Client], ToolClient],
+    wrap: Wrap,
 ) -> None:
     inner = Plain()
     client = wrap(inner)
