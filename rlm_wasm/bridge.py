@@ -6,6 +6,7 @@ nothing of the loop: a child run is a callable that it is handed.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -31,16 +32,22 @@ from rlm_wasm.windows import count_tokens, surely_fits
 # past this no model's window would hold it; it also bounds what a cell can make the host keep
 MAX_PROMPT_CHARS = 8_000_000
 MAX_BATCH = 10_000
+# what a child is told of and is given to run: a function or two, and no data
+MAX_TOOL_CHARS = 50_000
 
 
 class ChildAsked(msgspec.Struct, frozen=True):
-    """What a cell asks of a child run. `schema`: a JSON Schema that its answer must fit, or None."""
+    """What a cell asks of a child run. `schema`: a JSON Schema that its answer must fit, or None.
+
+    `tools`: Python, each the source of a function that the parent's code hands down; it is run in the child's REPL.
+    """
 
     question: str
     context: object
     model: Client
     schema: dict[str, Any] | None = None
     call: int | None = None
+    tools: tuple[str, ...] = ()
 
 
 # and whom to tell what the child came to, however it ended
@@ -163,11 +170,17 @@ class Bridge:
         return await self._batch(jobs)
 
     async def rlm_query(
-        self, question: object, context: object = None, model: object = None, schema: object = None
+        self,
+        question: object,
+        context: object = None,
+        model: object = None,
+        schema: object = None,
+        tools: object = None,
     ) -> Any:
         """Give a question to a child run; at the depth limit, to a sub model together with the context's text.
 
-        `model`: the child's root model, by name. `schema`: a JSON Schema that its answer must fit.
+        `model`: the child's root model, by name. `schema`: a JSON Schema that its answer must fit. `tools`: the sources
+        of functions that the child is to have beside those of its dialect.
         """
         if not isinstance(question, str):
             raise FunctionError(f"the question must be a str, not {type(question).__name__}")
@@ -180,7 +193,8 @@ class Bridge:
         if refusal is not None:
             raise FunctionError(refusal)
         client = self._models.root if model is None else self._models.named(model)
-        asked = ChildAsked(question, context, client, cast("dict[str, Any] | None", schema))
+        wanted = cast("dict[str, Any] | None", schema)
+        asked = ChildAsked(question, context, client, wanted, tools=_checked_tools(tools))
         return await self._ask_child(self._run_child, asked)
 
     async def rlm_query_batched(self, questions: object, contexts: object = None, model: object = None) -> list[Any]:
@@ -324,6 +338,13 @@ def _checked_tokens(most: object) -> int | None:
     raise FunctionError(f"max_tokens must be a whole number above 0, not {str(most)[:100]}")
 
 
+def _checked_tools(tools: object) -> tuple[str, ...]:
+    sources = [] if tools is None else _checked_list(tools, "tools")
+    if not all(isinstance(source, str) for source in sources) or len("".join(map(str, sources))) > MAX_TOOL_CHARS:
+        raise FunctionError(f"tools must be a list of sources, of at most {MAX_TOOL_CHARS:,} characters together")
+    return tuple(cast("list[str]", sources))
+
+
 def _checked_list(items: object, name: str) -> list[object]:
     if not isinstance(items, (list, tuple)):
         raise FunctionError(f"{name} must be a list, not {type(items).__name__}")
@@ -331,6 +352,22 @@ def _checked_list(items: object, name: str) -> list[object]:
     if len(several) > MAX_BATCH:
         raise FunctionError(f"{name} has {len(several):,} items; at most {MAX_BATCH:,} can be sent at once")
     return several
+
+
+def describe_sources(sources: Sequence[str]) -> dict[str, str]:
+    """The same of functions that a cell hands down to a child: read from their sources, which are not evaluated."""
+    described: dict[str, str] = {}
+    for source in sources:
+        try:
+            tree = ast.parse(source)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            # the child's REPL will say what is wrong with it
+            continue
+        for made in tree.body:
+            if isinstance(made, ast.FunctionDef | ast.AsyncFunctionDef):
+                awaited = "await " if isinstance(made, ast.AsyncFunctionDef) else ""
+                described[f"{awaited}{made.name}({ast.unparse(made.args)})"] = ast.get_docstring(made) or ""
+    return described
 
 
 def describe_functions(functions: Mapping[str, Callable[..., Any]]) -> dict[str, str]:

@@ -15,7 +15,7 @@ from rlm_wasm import prompts, windows
 from rlm_wasm.clients.protocol import Message, Reply
 from rlm_wasm.dialects import Dialect
 from rlm_wasm.errors import ClientError, LimitExceeded
-from rlm_wasm.parsing import Parsed, parse, without_thought
+from rlm_wasm.parsing import Parsed, parse, runnable, without_thought
 from rlm_wasm.windows import Cutting, Exchange, Window
 
 Complete = Callable[[Sequence[Message]], Awaitable[Reply]]
@@ -52,8 +52,9 @@ class Conversation:
     def read(self, reply: Reply) -> Parsed:
         """What a reply asks for: its calls of the tool, else the code in its text."""
         if reply.calls:
-            return Parsed(cells=tuple(call.code for call in reply.calls), kept=reply.text)
+            return Parsed(cells=tuple(runnable(call.code) for call in reply.calls), kept=reply.text)
         parsed = parse(reply.text, colon_finish=self._dialect.colon_finish)
+        parsed = msgspec.structs.replace(parsed, cells=tuple(runnable(cell) for cell in parsed.cells))
         if self._dialect.together and len(parsed.cells) > 1:
             return Parsed(cells=("\n\n".join(parsed.cells),), kept=parsed.kept)
         return parsed

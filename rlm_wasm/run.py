@@ -19,7 +19,7 @@ import anyio.to_thread
 import msgspec
 
 from rlm_wasm import citations, contexts, prompts
-from rlm_wasm.bridge import Bridge, ChildAsked, Models, describe_functions
+from rlm_wasm.bridge import Bridge, ChildAsked, Models, describe_functions, describe_sources
 from rlm_wasm.calls import told
 from rlm_wasm.cells import Cells
 from rlm_wasm.clients.protocol import Reply
@@ -108,6 +108,7 @@ class Run:
         depth: int,
         parent: str | None,
         call: int | None = None,
+        tools: Sequence[str] = (),
     ) -> None:
         self._shared = shared
         self._question = question
@@ -115,6 +116,7 @@ class Run:
         self._output = Output(output)
         self._depth = depth
         self._call = call
+        self._tools = tools
         self._id = uuid.uuid4().hex[:12]
         self._limits = shared.limits
         self._emitter = Emitter(shared.record, run=self._id, parent=parent, depth=depth)
@@ -270,16 +272,18 @@ class Run:
             output_chars=sandbox.options.output_chars,
             timeout=sandbox.options.timeout,
             recursion=self._depth < self._limits.depth,
-            functions=describe_functions(self._shared.own_functions),
+            functions=describe_functions(self._shared.own_functions) | describe_sources(self._tools),
             schema=None if schema is None else json.dumps(schema),
             dialect=self._dialect,
         )
 
     async def _first_look(self, cells: Cells) -> str:
-        """What the dialect's first look at the context shows; "" if it has none."""
-        if not self._dialect.first_look:
+        """What the dialect's first look at the context shows, behind the parent's functions; "" if there is none."""
+        code = "\n\n".join([*self._tools, self._dialect.first_look]).strip()
+        if not code:
             return ""
-        return cells.shown(await cells.run(self._dialect.first_look, []), number=1, of=1)
+        run = await cells.run(code, [])
+        return cells.shown(run, number=1, of=1) if self._dialect.first_look or run.error else ""
 
     async def _cite(self, sandbox: Sandbox) -> None:
         """Look whether what the answer is said to rest on stands in the context. A failure costs only the citations."""
@@ -482,6 +486,7 @@ class Run:
             depth=self._depth + 1,
             parent=self._id,
             call=asked.call,
+            tools=asked.tools,
         )
         try:
             return await child.answer()

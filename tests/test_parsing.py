@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rlm_wasm.parsing import Parsed, final_is_literal, parse
+from rlm_wasm.parsing import Parsed, final_is_literal, parse, runnable
 
 CODE = 'hits = [line for line in context.split("\\n") if "2019" in line]\nprint(len(hits))'
 PROMPT = (
@@ -455,3 +455,50 @@ def test_any_value_written_out_is_literal_on_its_own_and_by_a_variable(value: ob
     assert final_is_literal(f"FINAL({value!r})")
     assert final_is_literal(f"answer = {value!r}\nFINAL(answer)")
     assert not final_is_literal(f"answer = {value!r}\nanswer = found\nFINAL(answer)")
+
+
+NOTE = "there is no IPython and no shell here, and this line did nothing"
+
+
+@pytest.mark.parametrize(
+    ("code", "run"),
+    [
+        ("```python\nprint(1)\n```", "print(1)"),
+        ("```repl\nprint(1)", "print(1)"),
+        ("```repl\na = 1\n```\nthen\n```repl\nb = 2\n```", "a = 1\n\nb = 2"),
+        (call(code="print(9)"), "print(9)"),
+        ("%%time\nprint(5)", "pass\nprint(5)"),
+        ("for x in y:\n    %time z = f(x)", "for x in y:\n    z = f(x)"),
+        ("%timeit -n 10 f()", "f()"),
+        ("%matplotlib inline\nx = 1", f"print('(%matplotlib inline: {NOTE})')\nx = 1"),
+        ("!pip install pandas\nx = 1", f"print('(!pip install pandas: {NOTE})')\nx = 1"),
+        ("files = !ls\nx = 1", "files = None\nx = 1"),
+        ("print?\nx = 1", f"print('(print?: {NOTE})')\nx = 1"),
+        ("```python\n%time x = f()\n```", "x = f()"),
+    ],
+)
+def test_a_cell_is_run_without_what_a_model_puts_around_it_and_without_magics(code: str, run: str) -> None:
+    assert runnable(code) == run
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        CODE,
+        PROMPT,
+        "x = await f()",
+        "s = '''\n!important\n%time\n'''",
+        "s = 'abc\nprint(s)",
+        "pip install pandas",
+        "<html>",
+        "",
+    ],
+)
+def test_python_and_what_is_nothing_that_is_known_is_run_as_it_is(code: str) -> None:
+    assert runnable(code) == code
+
+
+@untimed
+@given(hostile_replies | st.text(alphabet="%!? =\n`~<abx()'\"#", max_size=60))
+def test_making_a_cell_runnable_never_raises(code: str) -> None:
+    assert isinstance(runnable(code), str)

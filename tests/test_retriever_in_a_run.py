@@ -31,7 +31,9 @@ print([hit["id"] for hit in hits], get_document("b")["text"], get_document("miss
 
 
 async def test_the_names_of_pyrlm_stand_for_the_same_search() -> None:
-    code = 'hits = es_search("lighthouse", top_k=2)\nprint(sorted(hit["doc_id"] for hit in hits), es_get("c")["text"])'
+    code = (
+        'hits = es_search("lighthouse", top_k=2)\nprint(sorted(hit["doc_id"] for hit in hits), es_get("c")["content"])'
+    )
     root = ScriptedClient([code, "FINAL_VAR: hits"])
     with anyio.fail_after(120):
         async with await EmbeddedRetriever.from_documents(DOCUMENTS) as retriever:

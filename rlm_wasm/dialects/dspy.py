@@ -1,8 +1,8 @@
-"""The dialect of dspy.RLM: a variable for each input field, `SUBMIT(field=...)`."""
+"""The dialect of dspy.RLM: a variable for each input field, `SUBMIT(field=...)`; and predict-rlm's `predict`."""
 
 from __future__ import annotations
 
-from rlm_wasm.dialects.dialect import HELPERS, Dialect, inside
+from rlm_wasm.dialects.dialect import HELPERS, Dialect, Offer, inside
 from rlm_wasm.dialects.house import LLM_QUERY, LLM_QUERY_BATCHED, RULES, SURROUNDINGS
 
 SYSTEM = f"""\
@@ -26,8 +26,15 @@ DSPY = Dialect(
     name="dspy",
     system=SYSTEM,
     opening="{question}\n\nIn the REPL, {description}. Begin by looking at the input.",
-    offers=(LLM_QUERY, LLM_QUERY_BATCHED),
-    equipment=inside("protected", "helpers", "dspy"),
+    offers=(
+        LLM_QUERY,
+        LLM_QUERY_BATCHED,
+        Offer(
+            '`await predict("text -> city: str, year: int", text=piece)`: asks a sub model for typed fields, which '
+            "are attributes of what it returns; an input that is the bytes of an image is shown to the model."
+        ),
+    ),
+    equipment=inside("protected", "helpers", "dspy", "predict"),
     library=HELPERS,
     citations="used_sections",
     finish="SUBMIT(field=value)",

@@ -28,8 +28,9 @@ FAST_RLM = Dialect(
     opening="{question}\n\nIn the REPL, {description}.",
     offers=(
         Offer(
-            "`await llm_query(context, schema=None, *, instruction=None)`: gives a task with its data to a child that "
-            "works as you do; returns its answer as a Python value, checked against the JSON Schema if there is one.",
+            "`await llm_query(context, schema=None, *, tools=None, instruction=None)`: gives a task with its data to a "
+            "child that works as you do; returns its answer as a Python value, checked against the JSON Schema if "
+            "there is one. `tools=[f]` hands it functions of yours, which may use nothing from outside of them.",
             child=True,
         ),
         Offer(

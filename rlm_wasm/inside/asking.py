@@ -30,8 +30,8 @@ __all__ = [
 # what was noted by `cite`, in order: {"text": ..., "document": id, index or None}
 citations: list[dict[str, Any]] = []
 
-_llm_query = cast("Callable[[str, str | None], str]", llm_query)
-_llm_query_batched = cast("Callable[[list[str], str | None], list[str]]", llm_query_batched)
+_llm_query = cast("Callable[..., str]", llm_query)
+_llm_query_batched = cast("Callable[..., list[str]]", llm_query_batched)
 _namespace = cast("Callable[[], dict[str, Any]]", namespace)
 
 # as many as a host commonly asks at once: more would be asked in vain when the first holds the answer
@@ -42,15 +42,23 @@ _GAP = "\n\n"
 # --- one question, many pieces -------------------------------------------------------------------------------------
 
 
-def ask(question: str, text: str, model: str | None = None) -> str:
-    """The model's answer to `question` from `text` alone; it is told to say NOT FOUND where the text has none."""
-    return _llm_query(_question(question, text), model)
+def ask(question: str, text: str, model: str | None = None, *, max_tokens: int | None = None) -> str:
+    """The model's answer to `question` from `text` alone; it is told to say NOT FOUND where the text has none.
+
+    `max_tokens`: of the answer, as in `llm_query`.
+    """
+    return _llm_query(_question(question, text), model, *_at_most(max_tokens))
 
 
 def ask_chunks(
-    question: str, chunks: Sequence[str], model: str | None = None, parallel: int | bool | None = None
+    question: str,
+    chunks: Sequence[str],
+    model: str | None = None,
+    parallel: int | bool | None = None,
+    *,
+    max_tokens: int | None = None,
 ) -> list[str]:
-    """The answers to `question` from each of `chunks`, in their order.
+    """The answers to `question` from each of `chunks`, in their order; `max_tokens`: of each.
 
     They are asked at once; with a number in `parallel` at most so many at a time, with False one by one. An error
     carries what was answered as `.partial`, with None where there is no answer.
@@ -61,7 +69,7 @@ def ask_chunks(
     for first in range(0, len(prompts), size):
         batch = prompts[first : first + size]
         try:
-            answers += _llm_query_batched(batch, model)
+            answers += _llm_query_batched(batch, model, *_at_most(max_tokens))
         except RuntimeError as error:
             told = answers + _partial(error)
             # the error tells of its own batch only
@@ -70,12 +78,14 @@ def ask_chunks(
     return answers
 
 
-def ask_chunks_first(question: str, chunks: Sequence[str], model: str | None = None) -> str | None:
+def ask_chunks_first(
+    question: str, chunks: Sequence[str], model: str | None = None, *, max_tokens: int | None = None
+) -> str | None:
     """The first answer in the order of `chunks` that is one, or None. Asks a few chunks at a time and then stops."""
     chunks = _checked(chunks)
     for first in range(0, len(chunks), _BATCH):
         try:
-            answers = ask_chunks(question, chunks[first : first + _BATCH], model)
+            answers = ask_chunks(question, chunks[first : first + _BATCH], model, max_tokens=max_tokens)
         except RuntimeError as error:
             partial = _partial(error)
             # beyond the first that is missing, an answer might not be the first
@@ -100,6 +110,10 @@ def _question(question: str, text: str) -> str:
         f"{question}\n\nAnswer briefly, from the text below alone. If it does not hold the answer, reply NOT FOUND and "
         f"nothing else.\n\n<text>\n{text}\n</text>"
     )
+
+
+def _at_most(max_tokens: int | None) -> tuple[int, ...]:
+    return () if max_tokens is None else (max_tokens,)
 
 
 def _checked(chunks: Sequence[str]) -> Sequence[str]:

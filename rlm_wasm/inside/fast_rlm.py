@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import textwrap
 from collections.abc import Awaitable
 from typing import Any
 
@@ -23,10 +25,10 @@ _confirmed: set[str] = set()
 async def llm_query(context: Any, schema: Any = None, *, tools: Any = None, instruction: str | None = None) -> Any:
     """A whole child over `context`: its answer, which fits the JSON Schema `schema` if there is one.
 
-    The first time that a child is to be given most of this one's own context it is refused: asked again, it is done.
+    `tools` are functions that it is to have: those that a cell has defined travel as their source, and stand alone
+    there; the host's it has anyway. The first time that a child is to be given most of this one's own context it is
+    refused: asked again, it is done.
     """
-    if tools:
-        raise ValueError("tools= is not to be had here: the child has the functions that you have")
     own, given = len(str(rlm_host.namespace().get("context", ""))), str(context)
     if len(given) > 1000 and len(given) >= _MUST_SHRINK_TO * own and given not in _confirmed:
         _confirmed.add(given)
@@ -34,7 +36,20 @@ async def llm_query(context: Any, schema: Any = None, *, tools: Any = None, inst
             f"this child would get {len(given):,} of your {own:,} characters: give it less, or ask the same again if "
             "you mean it"
         )
-    return await asyncio.to_thread(rlm_host.rlm_query, instruction or _TASK, context, schema=schema)
+    sources = [_source(tool) for tool in tools or () if not _is_of_the_host(tool)]
+    more = {"tools": sources} if sources else {}
+    return await asyncio.to_thread(rlm_host.rlm_query, instruction or _TASK, context, schema=schema, **more)
+
+
+def _is_of_the_host(tool: Any) -> bool:
+    return getattr(rlm_host, getattr(tool, "__name__", ""), rlm_host) is tool
+
+
+def _source(tool: Any) -> str:
+    try:
+        return textwrap.dedent(inspect.getsource(tool))
+    except (OSError, TypeError):
+        raise ValueError(f"tools= takes functions that were made by `def` in a cell, and {tool!r} was not") from None
 
 
 async def batch_llm_query(*calls: Awaitable[Any]) -> list[Any]:

@@ -20,7 +20,7 @@ from rlm_schemas import fault as _fault
 __all__ = ["llm_query_json"]
 
 fault = cast("Callable[[Any, Any], str | None]", _fault)
-_llm_query = cast("Callable[[str, str | None], str]", llm_query)
+_llm_query = cast("Callable[..., str]", llm_query)
 
 _SHOWN_REPLY = 4000
 # characters that are read in all when JSON is looked for, so that a reply full of brackets ends in time
@@ -38,7 +38,12 @@ class ReplyError(ValueError):
 
 
 def llm_query_json(
-    prompt: str, schema: dict[str, Any] | bool | None = None, model: str | None = None, attempts: int = 3
+    prompt: str,
+    schema: dict[str, Any] | bool | None = None,
+    model: str | None = None,
+    attempts: int = 3,
+    *,
+    images: Any = None,
 ) -> Any:
     """The JSON value in a model's reply to `prompt`, which fits the JSON Schema if one is given.
 
@@ -52,7 +57,7 @@ def llm_query_json(
         told += f" It has to fit this JSON Schema:\n{json.dumps(schema, ensure_ascii=False)}"
     asked, reply, wrong = told, "", ""
     for _ in range(attempts):
-        reply = _llm_query(asked, model)
+        reply = _llm_query(asked, model, **({} if images is None else {"images": images}))
         try:
             return json_in(reply, schema)
         except ReplyError as error:

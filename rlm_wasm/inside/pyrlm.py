@@ -41,8 +41,14 @@ for _name in ("search", "vector_search", "hybrid_search"):
         globals()[f"es_{_name}"] = _searching(_name)
         __all__.append(f"es_{_name}")  # pyright: ignore[reportUnsupportedDunderAll]
 if hasattr(rlm_host, "get_document"):
-    es_get = rlm_host.get_document
-    __all__.append("es_get")
+    __all__.append("es_get")  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def es_get(doc_id: str) -> dict[str, Any] | None:
+    """A document of the collection: its `doc_id`, `content` and `metadata`; None if there is none."""
+    found: dict[str, Any] | None = rlm_host.get_document(doc_id)
+    named = {"id": "doc_id", "text": "content"}
+    return None if found is None else {named.get(key, key): value for key, value in found.items()}
 
 
 def lenP() -> int:  # the name that it has there
@@ -73,13 +79,19 @@ def llm_query_batch(
 
 
 def ask_chunks(
-    question: str, chunks: Sequence[str], model: str | None = None, parallel: int | bool | None = None
+    question: str,
+    chunks: Sequence[str],
+    model: str | None = None,
+    parallel: int | bool | None = None,
+    *,
+    max_tokens: int | None = None,
 ) -> list[str]:
     """The answers to `question` from each of `chunks`, in their order; `parallel` as in `llm_query_batch`."""
     # of the library, which is read when it is first used
     import rlm_asking
 
-    return rlm_asking.ask_chunks(question, chunks, model, _at_once(len(chunks), parallel))
+    chunks = list(chunks)
+    return rlm_asking.ask_chunks(question, chunks, model, _at_once(len(chunks), parallel), max_tokens=max_tokens)
 
 
 def _at_once(number: int, parallel: int | bool | None) -> int:

@@ -34,12 +34,19 @@ def llm_query_batch(
     return ask_chunks(TASK, chunks, model, parallel)
 
 
-def ask(question: str, text: str, model: str | None = None) -> str:
+def ask(question: str, text: str, model: str | None = None, *, max_tokens: int | None = None) -> str:
     """A child's answer to a question from a text."""
     return str(rlm_host.rlm_query(question, text, model or SUB_MODEL or None))
 
 
-def ask_chunks(question: str, chunks: Sequence[str], model: str | None = None, parallel: Any = None) -> list[str]:
+def ask_chunks(
+    question: str,
+    chunks: Sequence[str],
+    model: str | None = None,
+    parallel: Any = None,
+    *,
+    max_tokens: int | None = None,
+) -> list[str]:
     """The answers of as many children to a question from each of `chunks`; `parallel` as in `llm_query_batch`."""
     chunks = list(chunks)
     if parallel is None:

@@ -399,7 +399,7 @@ async def test_with_a_retriever_cells_search_and_there_need_be_no_context() -> N
         async def get(self, id: str) -> Document | None:
             return Document(id, "all of it", {})
 
-    code = "hit = es_search('heron', top_k=3)[0]\na = [hit['doc_id'], hit['preview'], es_get('a')['text']]"
+    code = "hit = es_search('heron', top_k=3)[0]\na = [hit['doc_id'], hit['preview'], es_get('a')['content']]"
     output, _ = await run(fake(code, "FINAL_VAR: a"), None, retriever=Shelf())
     assert output == str(["a", "heron: here", "all of it"])
     with pytest.raises(TypeError, match="which are async"):

@@ -8,9 +8,10 @@ import anyio
 import msgspec
 import pytest
 
-from rlm_wasm import RLM, Client, Completion, Limits, ScriptedClient
+from rlm_wasm import RLM, Client, Completion, Limits, Reply, ScriptedClient
 from rlm_wasm.clients.scripted import run_python
 from rlm_wasm.dialects import DIALECTS, Dialect, Offer, find, inside
+from rlm_wasm.retrievers import Document, Hit
 
 pytestmark = pytest.mark.anyio
 
@@ -152,6 +153,37 @@ async def test_of_several_calls_in_a_reply_each_has_its_own_answer_up_to_an_erro
     assert "not run" in answers[2].content
 
 
+async def test_azure_begins_with_final_unset_and_no_sections_and_any_value_but_none_is_an_answer() -> None:
+    done, root = await ask("azure", [run_python("print(Final, used_sections)\nFinal = None"), run_python("Final = 0")])
+    assert (done.response, done.stopped_by) == (0, "final")
+    assert root.calls[1][-1].content.startswith("REPL output:\nNone []")
+    assert "`run_python`" in root.calls[0][1].content
+    assert "`context`" in root.calls[0][1].content
+
+
+async def test_a_child_has_a_namespace_of_its_own_and_the_parents_calls_count_together() -> None:
+    child = run_python("found = [n for n in ('secret', 'Final', 'used_sections') if n in globals()]\nFinal = found")
+    replies = [
+        run_python("secret = 1\npart = rlm_query('And here?', sub_context='x')"),
+        child,
+        run_python("Final = part"),
+    ]
+    done, _ = await ask("azure", replies)
+    assert done.response == ["Final", "used_sections"]
+    assert done.usage.calls == 3
+
+
+async def test_azure_ends_at_the_iteration_limit_with_what_was_seen() -> None:
+    replies = [run_python("print(1)"), run_python("print(2)"), "Two, I think."]
+    done, _ = await ask("azure", replies, limits=Limits(iterations=2))
+    assert (done.response, done.stopped_by) == ("Two, I think.", "iterations")
+
+
+async def test_what_stands_around_the_code_of_a_call_is_left_out() -> None:
+    done, _ = await ask("azure", [run_python("```python\n%time n = len(context)\n```"), run_python("Final = n")])
+    assert done.response == 8
+
+
 # --- fast-rlm ------------------------------------------------------------------------------------------------------
 
 
@@ -218,6 +250,62 @@ def test_at_the_depth_limit_there_is_no_word_of_children() -> None:
             assert (offer.text in without) == (not offer.child)
 
 
+@pytest.mark.parametrize(
+    ("context", "seen"),
+    [
+        ({"reviews": [1, 2], "task": "count"}, "a dict of 2 items; its keys: ['reviews', 'task']"),
+        (["one", "two"], "a list: ['one', 'two']"),
+        ("b" * 500, "It begins:\n" + "b" * 500),
+        ("b" * 500 + "e" * 500, "It ends:\n" + "e" * 500),
+    ],
+    ids=["dict", "list", "short str", "long str"],
+)
+async def test_fast_rlms_first_look_fits_the_kind_of_context(context: Any, seen: str) -> None:
+    _, root = await ask("fast-rlm", [repl("FINAL(1)")], context=context)
+    assert seen in root.calls[0][1].content
+
+
+async def test_fast_rlm_hands_functions_of_a_cell_down_to_a_child() -> None:
+    parent = repl(
+        "def short(items, most=3):\n    'Those that are short.'\n    return [i for i in items if len(i) <= most]\n"
+        "kept = await llm_query(['a', 'long'], tools=[short, given], instruction='Keep the short ones.')"
+    )
+    with_tool = repl("FINAL([short(context), given()])")
+    done, root = await ask("fast-rlm", [parent, with_tool, repl("FINAL(kept)")], functions={"given": lambda: "host's"})
+    assert done.response == [["a"], "host's"]
+    assert "- `short(items, most=3)`: Those that are short." in root.calls[1][0].content
+    assert "short(" not in root.calls[0][0].content
+
+
+async def test_a_function_without_a_source_is_refused_and_one_that_fails_is_told_to_the_child() -> None:
+    parent = repl(
+        "try: await llm_query('x', tools=[len])\nexcept ValueError as error: print(error)\n"
+        "def broken(x=len('a')): return x\n"
+        "kept = await llm_query('x', tools=[broken])"
+    )
+    done, root = await ask("fast-rlm", [parent, repl("FINAL(broken())"), repl("FINAL(kept)")])
+    assert done.response == 1
+    assert "tools= takes functions that were made by `def`" in done.trajectory[0].cells[0].output
+    own = repl("h = 1 / 1\ndef f(x=h): return x\nkept = await llm_query('x', tools=[f])")
+    _, root = await ask("fast-rlm", [own, repl("FINAL(1)"), repl("FINAL(kept)")])
+    assert "NameError: name 'h' is not defined" in root.calls[1][1].content
+
+
+async def test_the_articles_output_is_cut_to_500_words_with_its_mark() -> None:
+    words = msgspec.structs.replace(
+        find("fast-rlm"),
+        output_words=500,
+        output_keep="head",
+        shown_cut="{output}.............. [OUTPUT TRUNCATED TO {limit} words]",
+    )
+    done, root = await ask(words, [repl("print('word ' * 900)"), repl("FINAL(1)")])
+    assert done.response == 1
+    # the first look has been outputs[0]
+    shown = told(root).partition("\n(outputs[1]")[0]
+    assert shown.endswith(".............. [OUTPUT TRUNCATED TO 500 words]")
+    assert len(shown.partition("....")[0].split()) == 500
+
+
 # --- pyrlm-runtime -------------------------------------------------------------------------------------------------
 
 
@@ -249,6 +337,53 @@ print(llm_query('2+2', max_tokens=5))
     assert "value" in output
 
 
+async def test_pyrlms_questions_take_a_number_of_tokens_and_its_pieces_a_default_size() -> None:
+    most: list[Any] = []
+
+    class Sub:
+        model = "sub"
+
+        async def complete(self, messages: Any, *, max_output_tokens: int | None = None) -> Reply:
+            most.append(max_output_tokens)
+            return Reply("Ada", 1, 1)
+
+    code = """
+print(ask('Who?', 'a', max_tokens=5), ask_chunks('Who?', ['a'], max_tokens=6, parallel=True))
+print(ask_chunks_first('Who?', ['a'], max_tokens=7), llm_batch(['a'], max_tokens=8), llm_query_batch(['a'], None, 9))
+print(len(ctx.chunk_documents()), ctx.metadata()['documents'], len(ctx.find('a+', regex=True)))
+print(len(peek()), len(tail()))
+"""
+    done, _ = await ask("pyrlm", [code, "FINAL: ok"], context=["a" * 300] * 11, sub=Sub())
+    assert done.trajectory[0].cells[0].error is None, done.trajectory[0].cells[0].error
+    assert most == [5, 6, 7, 8, 9]
+    assert done.trajectory[0].cells[0].output.endswith("2 11 11\n2000 2000\n")
+
+
+async def test_a_retriever_gives_pyrlm_its_three_searches_and_its_documents() -> None:
+    class Shelf:
+        has_vectors = True
+
+        async def search(self, query: str, k: int = 10, filters: Any = None) -> list[Hit]:
+            return [Hit("a", 1.5, f"{query} {k} {filters}", {"n": 1})]
+
+        vector_search = hybrid_search = search
+
+        async def get(self, id: str) -> Document | None:
+            return Document(id, "all of it", {})
+
+    code = """
+print(es_search('q'), es_vector_search('v', top_k=3), es_hybrid_search('h', filters={'n': 1}))
+print(es_get('a'))
+"""
+    done, _ = await ask("pyrlm", [code, "FINAL: ok"], retriever=Shelf())
+    assert done.trajectory[0].cells[0].error is None, done.trajectory[0].cells[0].error
+    output = done.trajectory[0].cells[0].output
+    assert "{'doc_id': 'a', 'score': 1.5, 'preview': 'q 10 None', 'metadata': {'n': 1}}" in output
+    assert "v 3 None" in output
+    assert "h 10 {'n': 1}" in output
+    assert "{'doc_id': 'a', 'content': 'all of it', 'metadata': {}}" in output
+
+
 # --- dspy, Prime Intellect -----------------------------------------------------------------------------------------
 
 
@@ -278,6 +413,48 @@ async def test_prime_shows_the_budget_and_asks_in_batches() -> None:
     done, root = await ask("prime", [repl(code), repl('answer["content"] = 1; answer["ready"] = True')], sub=sub)
     assert done.response == 1
     assert "['ok', 'ok'] True" in told(root)
+
+
+async def test_at_the_limit_dspys_answer_is_taken_from_what_was_seen() -> None:
+    replies = ["```python\nprint(len(document))\n```", "```python\nSUBMIT(answer=3)\n```"]
+    done, root = await ask("dspy", replies, context={"document": "abc"}, limits=Limits(iterations=1))
+    assert (done.response, done.stopped_by) == (3, "iterations")
+    assert "Give your best answer now" in told(root)
+
+
+async def test_dspy_shows_head_and_tail_of_an_output() -> None:
+    _, root = await ask("dspy", ["```python\nprint('h' * 9_000 + 't' * 9_000)\n```", "```python\nSUBMIT(1)\n```"])
+    assert (told(root).count("h" * 5000), told(root).count("t" * 4999)) == (1, 1)
+    assert len(told(root)) < 10_300
+
+
+async def test_predict_gives_typed_fields_and_asks_again_where_one_does_not_fit() -> None:
+    seen: list[Any] = []
+
+    class Sub:
+        model = "sub"
+
+        async def complete(self, messages: Any, *, max_output_tokens: int | None = None) -> Reply:
+            seen.append(messages[0])
+            return Reply('{"year": "old", "kind": "a"}' if len(seen) == 1 else '{"year": 1999, "kind": "b"}', 1, 1)
+
+    code = """
+one, two = await asyncio.gather(predict("text -> year: int, kind: Literal['a', 'b']", text='In 1999.'),
+                                predict("text, picture -> year: int, kind", text='This?', picture=PNG))
+print(one.year + 1, one['kind'], two.toDict())
+for wrong in ("text", "text -> x: set", "text -> ", "text, more -> x", "1 -> 2"):
+    try: await predict(wrong, text='t')
+    except ValueError as error: print(error)
+"""
+    png = "import asyncio\nPNG = b'\\x89PNG\\r\\n\\x1a\\n' + bytes(9)\n"
+    replies = [f"```python\n{png}{code}\n```", "```python\nSUBMIT(1)\n```"]
+    done, _ = await ask("dspy", replies, sub=Sub())
+    assert done.trajectory[0].cells[0].error is None, done.trajectory[0].cells[0].error
+    output = done.trajectory[0].cells[0].output
+    assert output.startswith("2000 b {'year': 1999, 'kind': 'b'}\n")
+    assert output.count("\n") == 6
+    assert len(seen) == 3
+    assert [bool(message.images) for message in seen].count(True) >= 1
 
 
 # --- dialects of a caller's own ------------------------------------------------------------------------------------
@@ -316,6 +493,34 @@ def test_what_is_no_dialect_says_why(wrong: dict[str, Any], why: str) -> None:
         Dialect(**(given | wrong))
     with pytest.raises(ValueError, match="there is no dialect 'klingon': use one of rlm_wasm, rlm"):
         find("klingon")
+
+
+# --- what models do ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        ("print('\\d')", "\\d"),
+        ("s = 'abc\nprint(s)", "SyntaxError: unterminated string literal"),
+        ("x = input('go? ')", "EOFError: there is nobody to answer input() here"),
+        ("exit()", "the sandbox and its variables live on"),
+        ("import pandas", "No module named 'pandas'"),
+        ("list = [1]; str = 5; len = None", "`len`, `list`, `str` were put back"),
+        ("FINAL = 1; llm_query = 2", "`FINAL`, `llm_query` were put back"),
+        ("!pip install pandas\nprint(len(context))", "and this line did nothing)\n30000"),
+        ("print(context)", "characters left out"),
+    ],
+)
+async def test_what_models_do_is_borne_and_the_work_goes_on(code: str, shown: str) -> None:
+    done, root = await ask(
+        "rlm_wasm",
+        [repl(f"kept = 1\n{code}" if "abc" not in code else code), repl("FINAL(len(context))")],
+        context="z" * 30_000,
+    )
+    assert done.response == 30_000
+    assert shown in told(root)
+    assert len(told(root)) < 12_000
 
 
 # --- what all have -------------------------------------------------------------------------------------------------
