@@ -31,7 +31,7 @@ from rlm_wasm.errors import (
     SandboxStartError,
     SandboxTimeout,
 )
-from rlm_wasm.events import Event
+from rlm_wasm.events import Event, callbacks
 from rlm_wasm.guards import Guards
 from rlm_wasm.inside.documents import Context
 from rlm_wasm.limits import Limits, Price, Usage
@@ -95,4 +95,5 @@ __all__ = [
     "ScriptedClient",
     "Usage",
     "__version__",
+    "callbacks",
 ]

@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, TypedDict, Unpack, cast
 
 import anyio
 import anyio.to_thread
@@ -329,3 +329,41 @@ class Emitter:
                 wall=time.time(),
             )
         )
+
+
+class Callbacks(TypedDict, total=False):
+    """What `callbacks` takes, each given events one by one."""
+
+    on_step: Callable[[RunStarted | CellStarted | CellFinished], object]
+    on_iteration: Callable[[IterationStarted | IterationFinished], object]
+    on_subcall: Callable[[CallStarted | CallFinished], object]
+    on_print: Callable[[Printed], object]
+
+
+def callbacks(**chosen: Unpack[Callbacks]) -> Listener:
+    """A listener that calls plain functions, which are not awaited, with the events of their kind.
+
+    `on_step` is given the beginning of each run, and each cell as it begins and ends; `on_iteration` each iteration,
+    `on_subcall` each call of a sub model or child, likewise; `on_print` what cells print, as it comes. All are of a
+    child's run too: see `Event.depth`. Raises TypeError for any other name, and for what cannot be called.
+    """
+    kinds: dict[str, tuple[type[Event], ...]] = {
+        "on_step": (RunStarted, CellStarted, CellFinished),
+        "on_iteration": (IterationStarted, IterationFinished),
+        "on_subcall": (CallStarted, CallFinished),
+        "on_print": (Printed,),
+    }
+    given = {name: function for name, function in chosen.items() if function is not None}
+    for name, function in given.items():
+        if name not in kinds:
+            raise TypeError(f"there is no callback {name!r}: use {', '.join(kinds)}")
+        if not callable(function):
+            raise TypeError(f"{name} must be a function that is given an event, not {type(function).__name__}")
+    by_kind = {kind: cast("Listener", function) for name, function in given.items() for kind in kinds[name]}
+
+    def hear(event: Event) -> None:
+        function = by_kind.get(type(event))
+        if function is not None:
+            function(event)
+
+    return hear

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, cast
+from typing import Any, Literal, Self, TypeVar, Unpack, cast
 
 import anyio
 import anyio.from_thread
@@ -20,7 +20,7 @@ from rlm_wasm.bridge import Models
 from rlm_wasm.clients.openai import OpenAIClient
 from rlm_wasm.clients.protocol import Client
 from rlm_wasm.dialects import HOUSE, Dialect
-from rlm_wasm.events import Listener, Record
+from rlm_wasm.events import Callbacks, Listener, Record, callbacks
 from rlm_wasm.guards import Guards
 from rlm_wasm.limits import DEFAULT_PRICES, Budget, Limits, Price
 from rlm_wasm.retrievers import Retriever, offered
@@ -51,7 +51,8 @@ class RLM:
     model name: a sub-prompt that does not fit is refused before it is paid for, and the root's messages are kept within
     its own; one that is not named is not known. `cutting` says how old outputs are cut for that. `sandbox` chooses the
     sandboxes' options. `max_concurrency` is how many model calls, and how many children of one batch, run at once.
-    `listeners` hear every event of every run, each in a thread of its own.
+    `listeners` hear every event of every run, each in a thread of its own; `on_step`, `on_iteration`, `on_subcall` and
+    `on_print` are functions that hear some, see `events.callbacks`.
 
     As a context manager (`async with RLM(...) as rlm`) it keeps `warm` sandboxes booted between its runs; otherwise
     each run starts its own. `pool` lends sandboxes from elsewhere: one that was opened with `options=rlm.sandbox` of an
@@ -80,6 +81,7 @@ class RLM:
         warm: int = 2,
         max_concurrency: int = 16,
         listeners: Sequence[Listener] = (),
+        **called: Unpack[Callbacks],
     ) -> None:
         if max_concurrency < 1:
             raise ValueError(f"max_concurrency must be 1 or more, not {max_concurrency!r}")
@@ -103,7 +105,7 @@ class RLM:
         self.own_functions = {**({} if retriever is None else offered(retriever)), **(functions or {})}
         self.prices = {**DEFAULT_PRICES, **(prices or {})}
         self.max_concurrency = max_concurrency
-        self.listeners = tuple(listeners)
+        self.listeners = (*listeners, callbacks(**called)) if called else tuple(listeners)
         self._warm = warm
         self._pool = pool
         if sandbox is not None and sandbox.functions:

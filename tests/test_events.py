@@ -29,6 +29,7 @@ from rlm_wasm.events import (
     RootReplied,
     RunStarted,
     RunStopped,
+    callbacks,
 )
 
 pytestmark = pytest.mark.anyio
@@ -264,3 +265,62 @@ def test_an_emitter_stamps_a_copy() -> None:
     assert (stamped.run, stamped.parent, stamped.depth, stamped.iteration) == ("a", "b", 2, 3)
     assert (event.run, event.monotonic) == ("", 0.0)
     assert stamped.monotonic > 0
+
+
+# --- callbacks -----------------------------------------------------------------------------------------------------
+
+
+async def test_plain_functions_hear_the_events_of_their_kind() -> None:
+    told: dict[str, list[Any]] = {name: [] for name in ("on_step", "on_iteration", "on_subcall", "on_print")}
+    called: Any = {name: events.append for name, events in told.items()}
+    await heard(repl("print('look')\nrlm_query('What?', context='x')"), repl("FINAL(1)"), repl("FINAL(2)"), **called)
+    kinds = {name: [(type(event), event.depth) for event in events] for name, events in told.items()}
+    assert kinds == {
+        "on_step": [
+            (RunStarted, 0),
+            (CellStarted, 0),
+            (RunStarted, 1),
+            (CellStarted, 1),
+            (CellFinished, 1),
+            (CellFinished, 0),
+            (CellStarted, 0),
+            (CellFinished, 0),
+        ],
+        "on_iteration": [
+            (IterationStarted, 0),
+            (IterationStarted, 1),
+            (IterationFinished, 1),
+            (IterationFinished, 0),
+            (IterationStarted, 0),
+            (IterationFinished, 0),
+        ],
+        "on_subcall": [(CallStarted, 0), (CallFinished, 0)],
+        "on_print": [(Printed, 0), (Printed, 0)],
+    }
+    assert told["on_print"][0].text == "look\n"
+
+
+async def test_a_callback_that_raises_is_logged_and_the_others_hear_on(caplog: pytest.LogCaptureFixture) -> None:
+    steps: list[Any] = []
+
+    def broken(_: object) -> None:
+        raise RuntimeError("a bug of the caller's")
+
+    _, done = await heard(repl("FINAL(1)"), on_iteration=broken, on_step=steps.append)
+    assert done.response == 1
+    assert len(steps) == 3
+    assert "a bug of the caller's" in caplog.text
+
+
+def test_callbacks_can_be_a_listener_among_others_and_no_others_are_known() -> None:
+    printed: list[str] = []
+    listener = callbacks(on_print=lambda event: printed.append(event.text))
+    listener(Printed(stream="stdout", text="a"))
+    listener(CellStarted(code="1"))
+    assert printed == ["a"]
+    wrong: Any = {"on_steps": print}
+    with pytest.raises(TypeError, match="there is no callback 'on_steps': use on_step, on_iteration"):
+        RLM(ScriptedClient(), **wrong)
+    wrong = {"on_step": 3}
+    with pytest.raises(TypeError, match="on_step must be a function that is given an event, not int"):
+        RLM(ScriptedClient(), **wrong)
