@@ -39,7 +39,7 @@ FAST_RLM = Dialect(
             child=True,
         ),
     ),
-    equipment=inside("protected", "helpers", "fast_rlm"),
+    equipment=inside("given", "protected", "helpers", "fast_rlm"),
     library=HELPERS,
     citations="used_sections",
     together=True,

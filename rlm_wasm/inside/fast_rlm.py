@@ -13,12 +13,11 @@ from collections.abc import Awaitable
 from typing import Any
 
 import rlm_host
+from rlm_given import SHRINK_FROM, SHRINK_TO_PERCENT, SUB_MODEL
 
 __all__ = ["batch_llm_query", "llm_query"]
 
 _TASK = "Do the task that `context` states, with the data that stands in it."
-# a child that is given nearly all that its parent has makes no progress
-_MUST_SHRINK_TO = 0.6
 _confirmed: set[str] = set()
 
 
@@ -30,7 +29,8 @@ async def llm_query(context: Any, schema: Any = None, *, tools: Any = None, inst
     refused: asked again, it is done.
     """
     own, given = len(str(rlm_host.namespace().get("context", ""))), str(context)
-    if len(given) > 1000 and len(given) >= _MUST_SHRINK_TO * own and given not in _confirmed:
+    # a child that is given nearly all that its parent has makes no progress
+    if len(given) >= SHRINK_FROM and 100 * len(given) >= SHRINK_TO_PERCENT * own and given not in _confirmed:
         _confirmed.add(given)
         raise ValueError(
             f"this child would get {len(given):,} of your {own:,} characters: give it less, or ask the same again if "
@@ -38,7 +38,9 @@ async def llm_query(context: Any, schema: Any = None, *, tools: Any = None, inst
         )
     sources = [_source(tool) for tool in tools or () if not _is_of_the_host(tool)]
     more = {"tools": sources} if sources else {}
-    return await asyncio.to_thread(rlm_host.rlm_query, instruction or _TASK, context, schema=schema, **more)
+    return await asyncio.to_thread(
+        rlm_host.rlm_query, instruction or _TASK, context, model=SUB_MODEL or None, schema=schema, **more
+    )
 
 
 def _is_of_the_host(tool: Any) -> bool:

@@ -21,3 +21,9 @@ AT_LEAST = 1
 
 NO_ANSWERS: list[str] = []
 """Regular expressions: a variable whose text one of them is found in holds no answer."""
+
+SHRINK_FROM = 5000
+"""How many characters a child's context has from which on it must be much less than its parent's, in fast-rlm."""
+
+SHRINK_TO_PERCENT = 60
+"""How much of its parent's context that is at most; a child that is to get more has to be asked for twice."""
