@@ -286,7 +286,13 @@ class Bridge:
                 took = ModelUsage(calls=1)
                 try:
                     reply = await client.complete(messages, **more)
-                    took = reservation.settle(reply.input_tokens, reply.output_tokens, estimated=reply.estimated)
+                    took = reservation.settle(
+                        reply.input_tokens,
+                        reply.output_tokens,
+                        estimated=reply.estimated,
+                        cache_reads=reply.cache_reads,
+                        cache_writes=reply.cache_writes,
+                    )
                     return Answered(reply, took, waited)
                 finally:
                     self.usage += Usage.of({client.model: took})

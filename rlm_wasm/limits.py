@@ -50,19 +50,28 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class Price(msgspec.Struct, frozen=True):
     """What a model costs: US dollars per 1,000,000 tokens, `input` and `output`. Raises ValueError below zero.
 
-    A model that costs nothing is `Price(0, 0)`; one with no price at all is unknown, which is never taken for zero.
+    `cache_read` and `cache_write` are for input tokens that the provider read from its own cache, and wrote to it; None
+    is the same as `input`. A model that costs nothing is `Price(0, 0)`; one with no price at all is unknown, which is
+    never taken for zero.
     """
 
     input: float
     output: float
+    cache_read: float | None = None
+    cache_write: float | None = None
 
     def __post_init__(self) -> None:
-        if not (0 <= self.input < math.inf and 0 <= self.output < math.inf):
+        each = (self.input, self.output, self.cache_read or 0.0, self.cache_write or 0.0)
+        if not all(0 <= price < math.inf for price in each):
             raise ValueError(f"a price must be 0 or more US dollars per 1,000,000 tokens, not {self!r}")
 
-    def cost(self, input_tokens: int, output_tokens: int) -> float:
-        """US dollars for a number of tokens."""
-        return (self.input * input_tokens + self.output * output_tokens) / 1_000_000
+    def cost(self, input_tokens: int, output_tokens: int, cache_reads: int = 0, cache_writes: int = 0) -> float:
+        """US dollars for a number of tokens; `cache_reads` and `cache_writes` are a part of the input tokens."""
+        read = self.input if self.cache_read is None else self.cache_read
+        written = self.input if self.cache_write is None else self.cache_write
+        plain = input_tokens - cache_reads - cache_writes
+        cost = self.input * plain + read * cache_reads + written * cache_writes + self.output * output_tokens
+        return cost / 1_000_000
 
 
 PRICES_AS_OF = "2025-08"
@@ -70,17 +79,17 @@ PRICES_AS_OF = "2025-08"
 
 DEFAULT_PRICES: Mapping[str, Price] = MappingProxyType(
     {
-        "gpt-5": Price(1.25, 10.00),
-        "gpt-5-mini": Price(0.25, 2.00),
-        "gpt-5-nano": Price(0.05, 0.40),
-        "gpt-4.1": Price(2.00, 8.00),
-        "gpt-4.1-mini": Price(0.40, 1.60),
-        "gpt-4.1-nano": Price(0.10, 0.40),
-        "gpt-4o": Price(2.50, 10.00),
+        "gpt-5": Price(1.25, 10.00, cache_read=0.125),
+        "gpt-5-mini": Price(0.25, 2.00, cache_read=0.025),
+        "gpt-5-nano": Price(0.05, 0.40, cache_read=0.005),
+        "gpt-4.1": Price(2.00, 8.00, cache_read=0.50),
+        "gpt-4.1-mini": Price(0.40, 1.60, cache_read=0.10),
+        "gpt-4.1-nano": Price(0.10, 0.40, cache_read=0.025),
+        "gpt-4o": Price(2.50, 10.00, cache_read=1.25),
         "gpt-4o-2024-05-13": Price(5.00, 15.00),  # the first of its name costs more than those that followed
-        "gpt-4o-mini": Price(0.15, 0.60),
-        "o3": Price(2.00, 8.00),
-        "o4-mini": Price(1.10, 4.40),
+        "gpt-4o-mini": Price(0.15, 0.60, cache_read=0.075),
+        "o3": Price(2.00, 8.00, cache_read=0.50),
+        "o4-mini": Price(1.10, 4.40, cache_read=0.275),
     }
 )
 
@@ -101,13 +110,18 @@ def _add_usd(one: float | None, other: float | None) -> float | None:
 
 
 class ModelUsage(msgspec.Struct, frozen=True):
-    """What the calls of one model took. `usd` is None if its price is unknown, `estimated` true if one was guessed."""
+    """What the calls of one model took. `usd` is None if its price is unknown, `estimated` true if one was guessed.
+
+    `cache_reads` and `cache_writes` are those of the input tokens that the provider read from its own cache, or wrote.
+    """
 
     calls: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     usd: float | None = 0.0
     estimated: bool = False
+    cache_reads: int = 0
+    cache_writes: int = 0
 
     @property
     def tokens(self) -> int:
@@ -121,6 +135,8 @@ class ModelUsage(msgspec.Struct, frozen=True):
             output_tokens=self.output_tokens + other.output_tokens,
             usd=_add_usd(self.usd, other.usd),
             estimated=self.estimated or other.estimated,
+            cache_reads=self.cache_reads + other.cache_reads,
+            cache_writes=self.cache_writes + other.cache_writes,
         )
 
 
@@ -137,6 +153,8 @@ class Usage(msgspec.Struct, frozen=True):
     usd: float | None = 0.0
     by_model: dict[str, ModelUsage] = {}
     estimated: bool = False
+    cache_reads: int = 0
+    cache_writes: int = 0
 
     @classmethod
     def of(cls, by_model: Mapping[str, ModelUsage]) -> Usage:
@@ -149,6 +167,8 @@ class Usage(msgspec.Struct, frozen=True):
             usd=total.usd,
             by_model=dict(by_model),
             estimated=total.estimated,
+            cache_reads=total.cache_reads,
+            cache_writes=total.cache_writes,
         )
 
     @property
@@ -321,17 +341,28 @@ class Reservation:
     ) -> None:
         self.release()
 
-    def settle(self, input_tokens: int, output_tokens: int, estimated: bool = False) -> ModelUsage:
+    def settle(
+        self,
+        input_tokens: int,
+        output_tokens: int,
+        estimated: bool = False,
+        *,
+        cache_reads: int = 0,
+        cache_writes: int = 0,
+    ) -> ModelUsage:
         """Enter what the call took, and return it. A limit that it passes is for the next `reserve` to raise.
 
-        Raises ValueError for negative counts, and for a reservation that was settled or released before.
+        `cache_reads` and `cache_writes` are a part of the input tokens. Raises ValueError for negative counts, for a
+        part that is more than the whole, and for a reservation that was settled or released before.
         """
         if not self._is_open:
             raise ValueError(f"settled or released before: {self!r}")
         if input_tokens < 0 or output_tokens < 0:
             raise ValueError(f"negative token counts: {input_tokens} in, {output_tokens} out")
-        cost = self._price.cost(input_tokens, output_tokens) if self._price else None
-        took = ModelUsage(1, input_tokens, output_tokens, cost, estimated)
+        if min(cache_reads, cache_writes) < 0 or cache_reads + cache_writes > input_tokens:
+            raise ValueError(f"cached tokens are a part of {input_tokens} in, not {cache_reads} and {cache_writes}")
+        cost = self._price.cost(input_tokens, output_tokens, cache_reads, cache_writes) if self._price else None
+        took = ModelUsage(1, input_tokens, output_tokens, cost, estimated, cache_reads, cache_writes)
         self._is_open = False
         self._close(self, took)
         return took

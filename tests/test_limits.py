@@ -77,11 +77,11 @@ def test_a_price_is_in_dollars_for_a_million_tokens() -> None:
 @pytest.mark.parametrize(
     ("model", "price"),
     [
-        ("gpt-5", Price(1.25, 10)),
-        ("gpt-5-mini", Price(0.25, 2)),
-        ("gpt-5-mini-2025-08-07", Price(0.25, 2)),
+        ("gpt-5", Price(1.25, 10, cache_read=0.125)),
+        ("gpt-5-mini", Price(0.25, 2, cache_read=0.025)),
+        ("gpt-5-mini-2025-08-07", Price(0.25, 2, cache_read=0.025)),
         ("gpt-4o-2024-05-13", Price(5, 15)),
-        ("gpt-4o-2024-08-06", Price(2.50, 10)),
+        ("gpt-4o-2024-08-06", Price(2.50, 10, cache_read=1.25)),
         ("gpt-5-pro", None),
         ("gpt-5-mini-high", None),
         ("gpt-5-mini-2025", None),
@@ -128,6 +128,30 @@ def test_a_free_model_fits_under_any_cap_in_dollars() -> None:
     budget = Budget(Limits(usd=1e-9), DOLLAR_A_TOKEN)
     budget.reserve("free", prompt_chars=10_000, inside=True).settle(9_000, 9_000)
     assert budget.usage.usd == 0.0
+
+
+def test_tokens_of_the_providers_cache_cost_what_the_price_says_of_them() -> None:
+    price = Price(10, 100, cache_read=1, cache_write=12.5)
+    budget = Budget(Limits(usd=1), {"m": price, "plain": Price(10, 100)})
+    took = budget.reserve("m", prompt_chars=1, inside=True).settle(1000, 10, cache_reads=600, cache_writes=300)
+    assert took.usd == pytest.approx((100 * 10 + 600 * 1 + 300 * 12.5 + 10 * 100) / 1e6)
+    assert (took.tokens, took.cache_reads, took.cache_writes) == (1010, 600, 300)
+    plain = budget.reserve("plain", prompt_chars=1, inside=True).settle(1000, 10, cache_reads=600)
+    assert plain.usd == pytest.approx((1000 * 10 + 10 * 100) / 1e6)
+    assert (budget.usage.cache_reads, budget.usage.cache_writes) == (1200, 300)
+    assert budget.usage.by_model["plain"].cache_reads == 600
+
+
+@pytest.mark.parametrize("cached", [{"cache_reads": -1}, {"cache_reads": 11}, {"cache_reads": 6, "cache_writes": 5}])
+def test_more_cached_tokens_than_there_are_is_a_mistake(cached: Any) -> None:
+    reservation = Budget(Limits()).reserve("m", prompt_chars=1, inside=True)
+    with pytest.raises(ValueError, match="cached tokens are a part of 10 in"):
+        reservation.settle(10, 1, **cached)
+
+
+def test_prices_of_the_cache_are_no_less_than_nothing() -> None:
+    with pytest.raises(ValueError, match="a price must be 0 or more"):
+        Price(1, 1, cache_read=-1)
 
 
 # --- usage

@@ -43,8 +43,8 @@ class AnthropicClient(VendorClient["AsyncAnthropic"]):
 
     The system prompt and the last message of a conversation are marked for the provider's cache, so that the next
     iteration reads what came before at a tenth of the price; a single message is not, because to write the cache costs
-    a quarter more and nobody would read it. All three kinds of input tokens are counted alike, so that a price per
-    input token makes a cached conversation look dearer than it is.
+    a quarter more and nobody would read it. All three kinds of input tokens are counted together; a `Price` with
+    `cache_read` and `cache_write` charges each as it is.
 
     Nothing is asked again by itself: `RetryingClient(AnthropicClient(...))` does. One instance may serve many tasks,
     and one event loop after another. Connections are opened on first use, closed by `aclose()`, by `async with`, or
@@ -319,5 +319,6 @@ def _read_reply(body: bytes, messages: Sequence[Message], tool: Tool | None) -> 
         counts = msgspec.json.decode(answer.usage, type=_Counts)
     except NOT_JSON:
         return uncounted(text, messages, calls)
-    cached = (counts.cache_creation_input_tokens or 0) + (counts.cache_read_input_tokens or 0)
-    return Reply(text, counts.input_tokens + cached, counts.output_tokens, calls=calls)
+    writes, reads = counts.cache_creation_input_tokens or 0, counts.cache_read_input_tokens or 0
+    asked = counts.input_tokens + writes + reads
+    return Reply(text, asked, counts.output_tokens, calls=calls, cache_reads=reads, cache_writes=writes)

@@ -224,7 +224,9 @@ def _number(connection: sqlite3.Connection, statement: str) -> int:
 
 
 def _free(reply: Reply) -> Reply:
-    return msgspec.structs.replace(reply, input_tokens=0, output_tokens=0, estimated=False, cached=True)
+    return msgspec.structs.replace(
+        reply, input_tokens=0, output_tokens=0, estimated=False, cached=True, cache_reads=0, cache_writes=0
+    )
 
 
 def _key(

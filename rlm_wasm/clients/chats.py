@@ -43,6 +43,7 @@ class _Counts(msgspec.Struct):
     # A prompt has tokens: 0 is written by servers that do not count.
     prompt_tokens: Annotated[int, msgspec.Meta(ge=1)]
     completion_tokens: Annotated[int, msgspec.Meta(ge=0)]
+    prompt_tokens_details: Any = None  # of another form, or missing, at many compatible servers
 
 
 class _Body(msgspec.Struct):
@@ -78,7 +79,12 @@ def read_reply(body: bytes, messages: Sequence[Message], tool: Tool | None) -> R
         counts = msgspec.json.decode(answer.usage, type=_Counts)
     except NOT_JSON:
         return uncounted(text, messages, calls)
-    return Reply(text, counts.prompt_tokens, counts.completion_tokens, calls=calls)
+    match counts.prompt_tokens_details:
+        case {"cached_tokens": int(cached)} if 0 < cached <= counts.prompt_tokens:
+            reads = cached
+        case _:
+            reads = 0
+    return Reply(text, counts.prompt_tokens, counts.completion_tokens, calls=calls, cache_reads=reads)
 
 
 class _CallPiece(msgspec.Struct):

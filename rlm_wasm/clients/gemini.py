@@ -42,8 +42,8 @@ class GeminiClient(VendorClient["_Opened"]):
     temperature, thinking_config, max_output_tokens. `timeout` is in seconds, for the whole call. System messages are
     sent as the system instruction, wherever they stand.
 
-    Google caches prompts that begin alike by itself; what was read from its cache is counted like other input tokens,
-    so that a price per input token makes such a conversation look dearer than it is. Thoughts count as output.
+    Google caches prompts that begin alike by itself; what was read from its cache is counted with the other input
+    tokens, and a `Price` with `cache_read` charges it as it is. Thoughts count as output.
 
     Nothing is asked again by itself: `RetryingClient(GeminiClient(...))` does. One instance may serve many tasks, and
     one event loop after another. Connections are opened on first use, closed by `aclose()`, by `async with`, or when
@@ -256,4 +256,5 @@ def _read_reply(answer: GenerateContentResponse, messages: Sequence[Message], to
     # What the cache held is in the prompt's count; thoughts are beside the candidates'.
     output = (counts.candidates_token_count or 0) + (counts.thoughts_token_count or 0)
     asked = counts.prompt_token_count + (counts.tool_use_prompt_token_count or 0)
-    return Reply(text, asked, max(output, 0), calls=calls)
+    reads = min(max(counts.cached_content_token_count or 0, 0), asked)
+    return Reply(text, asked, max(output, 0), calls=calls, cache_reads=reads)

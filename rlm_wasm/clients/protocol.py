@@ -20,6 +20,8 @@ class Reply(msgspec.Struct, frozen=True):
     none and they were estimated from the text (4 characters a token). `cached` is true for a reply that was kept from
     an earlier call: both counts are 0, because nothing was paid for it. `model` names the model that answered, where
     that may be another than the client's own. `calls` are the model's calls of the tool that was offered, in order.
+    `cache_reads` and `cache_writes` are those of the input tokens that the provider read from its own cache, and wrote
+    to it, where it says so.
     """
 
     text: str
@@ -29,6 +31,8 @@ class Reply(msgspec.Struct, frozen=True):
     cached: bool = False
     model: str | None = None
     calls: tuple[ToolCall, ...] = ()
+    cache_reads: int = 0
+    cache_writes: int = 0
 
 
 OnText: TypeAlias = Callable[[str | None], None]

@@ -76,7 +76,7 @@ async def test_the_smaller_of_two_limits_is_sent_and_one_in_any_case(serve: Serv
 async def test_what_was_written_to_the_cache_and_read_from_it_counts_as_input(serve: Serve) -> None:
     usage = {**USAGE, "cache_creation_input_tokens": 100, "cache_read_input_tokens": 1000}
     async with client_of(serve(message("one, ", "two", usage=usage))) as client:
-        assert await client.complete(HELLO) == Reply("one, two", 1111, 7)
+        assert await client.complete(HELLO) == Reply("one, two", 1111, 7, cache_reads=1000, cache_writes=100)
 
 
 @pytest.mark.parametrize("usage", [None, {}, {"input_tokens": "many", "output_tokens": 1}, -1])

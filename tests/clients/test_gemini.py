@@ -63,7 +63,7 @@ async def test_the_smaller_of_two_limits_is_sent(serve: Serve) -> None:
 async def test_thoughts_are_counted_as_output_and_are_no_part_of_the_text(serve: Serve) -> None:
     usage = {**USAGE, "thoughtsTokenCount": 100, "cachedContentTokenCount": 5, "toolUsePromptTokenCount": 2}
     async with client_of(serve(content({"text": "hm", "thought": True}, "one, ", "two", usage=usage))) as client:
-        assert await client.complete(HELLO) == Reply("one, two", 13, 107)
+        assert await client.complete(HELLO) == Reply("one, two", 13, 107, cache_reads=5)
 
 
 @pytest.mark.parametrize("usage", [None, {}, {"promptTokenCount": 0}])

@@ -115,6 +115,27 @@ def test_only_openais_own_hosts_are_sent_the_newer_limit(base_url: str, field: s
 
 
 @pytest.mark.parametrize(
+    ("details", "reads"),
+    [
+        ({"cached_tokens": 1024, "audio_tokens": 0}, 1024),
+        ({"cached_tokens": 0}, 0),
+        ({"cached_tokens": None}, 0),
+        ({"cached_tokens": 5000}, 0),
+        ({"cached_tokens": -1}, 0),
+        (None, 0),
+        ("none", 0),
+    ],
+)
+async def test_what_the_provider_read_from_its_cache_is_a_part_of_the_input(
+    serve: Serve, details: object, reads: int
+) -> None:
+    usage = {"prompt_tokens": 2000, "completion_tokens": 3, "prompt_tokens_details": details}
+    async with client_of(serve(completion("hi", usage=usage))) as client:
+        reply = await client.complete([Message("user", "1234")])
+    assert (reply.input_tokens, reply.output_tokens, reply.cache_reads, reply.estimated) == (2000, 3, reads, False)
+
+
+@pytest.mark.parametrize(
     "usage", [None, {}, {"prompt_tokens": 0, "completion_tokens": 0}, {"prompt_tokens": "many"}, [], -1]
 )
 async def test_counts_that_are_missing_or_no_counts_are_estimated(serve: Serve, usage: object) -> None:
