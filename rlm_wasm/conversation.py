@@ -7,6 +7,7 @@ of sandboxes, budgets or how a run ends: asking the model is a callable that it 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal
 
 import anyio.to_thread
 import msgspec
@@ -15,10 +16,12 @@ from rlm_wasm import prompts, windows
 from rlm_wasm.clients.protocol import Message, Reply
 from rlm_wasm.dialects import Dialect
 from rlm_wasm.errors import ClientError, LimitExceeded
-from rlm_wasm.parsing import Parsed, parse, runnable, without_thought
+from rlm_wasm.magics import runnable
+from rlm_wasm.parsing import Parsed, parse, without_thought
 from rlm_wasm.windows import Cutting, Exchange, Window
 
 Complete = Callable[[Sequence[Message]], Awaitable[Reply]]
+Way = Literal["cut", "summarized", "left out"]
 
 # each leaves three quarters: after three, less than half of what was sent first
 _SHRUNK_AGAIN = 3
@@ -27,9 +30,19 @@ _SUMMARY_LEAST = 100
 
 
 class Conversation:
-    """The messages of one run. `window` is the root model's, `cutting` how old outputs are cut to fit it."""
+    """The messages of one run. `window` is the root model's, `cutting` how old outputs are cut to fit it.
 
-    def __init__(self, dialect: Dialect, window: Window | None = None, cutting: Cutting | None = None) -> None:
+    `on_shortened` is told when they are: in what way, and their tokens before and after.
+    """
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        window: Window | None = None,
+        cutting: Cutting | None = None,
+        on_shortened: Callable[[Way, int, int], object] | None = None,
+    ) -> None:
+        self._on_shortened = on_shortened
         self._dialect = dialect
         self._window = window or Window("")
         self._cutting = cutting or Cutting()
@@ -111,11 +124,19 @@ class Conversation:
         # counting takes a moment, and the event loop has others to serve
         exchanges = await anyio.to_thread.run_sync(self._shrunk)
         room = self._room(self._window.tokens)
+        way: Way = "cut"
         if not self._fit(exchanges, room):
-            exchanges = await self._summed_up(exchanges, room, complete)
-            exchanges = windows.drop(exchanges, room, self._window.measure)
-        self.shortened = self.shortened or exchanges != self._exchanges
+            summed_up = await self._summed_up(exchanges, room, complete)
+            left = windows.drop(summed_up, room, self._window.measure)
+            way = "left out" if left != summed_up else "summarized" if summed_up != exchanges else "cut"
+            exchanges = left
+        if exchanges == self._exchanges:
+            return
+        before = windows.size(self.messages, self._window.measure)
+        self.shortened = True
         self._exchanges = exchanges
+        if self._on_shortened is not None:
+            self._on_shortened(way, before, windows.size(self.messages, self._window.measure))
 
     def _shrunk(self) -> list[Exchange]:
         assert self._window.tokens is not None

@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self, TypedDict, Unpack, cast
+from typing import Any, Literal, Self, TypedDict, Unpack, cast
 
 import anyio
 import anyio.to_thread
@@ -211,6 +211,18 @@ class SandboxReplaced(Event, frozen=True, kw_only=True):
 
     reason: str
     lost: tuple[str, ...]
+
+
+class HistoryShortened(Event, frozen=True, kw_only=True):
+    """The root's messages were shortened to fit its model's window, from so many tokens to so many.
+
+    `way` is the last that was needed: old outputs were "cut", or a summary stands for old exchanges ("summarized"), or
+    the oldest were "left out".
+    """
+
+    way: Literal["cut", "summarized", "left out"]
+    tokens_before: int
+    tokens_after: int
 
 
 class RunStopped(Event, frozen=True, kw_only=True):

@@ -46,7 +46,7 @@ _LAYOUT = frozenset({"join", "strip", "format", "dedent"})  # methods that lay t
 
 # CPython's parser was measured to need 10 us and 2 kB a character for the worst text, and models do not write cells
 # of this size: a longer text is not judged, so it is neither bare code nor a literal answer.
-_JUDGED_CHARS = 100_000
+JUDGED_CHARS = 100_000
 _MENDS = 8  # each may read the reply to its end: without a bound, broken strings could cost its length squared
 _FINAL_STOPS = 20  # closing parentheses that are tried as the end of FINAL(...) before it is taken for words
 
@@ -82,51 +82,6 @@ def parse(reply: str, *, colon_finish: bool = False) -> Parsed:
             return Parsed(cells=(), kept=body, final_text=ending)
         blocks = [ending] if ending else blocks
     return Parsed(cells=tuple(block.code for block in blocks), kept=body[: blocks[-1].end] if blocks else body)
-
-
-def runnable(code: str) -> str:
-    """A cell as it can be run: without the fences or tags that a model has put around code that needs none, as in the
-    argument of a native tool, and with IPython's magics left out. Python is given back as it is. Never raises.
-
-    `%time` and `%timeit` run what follows them; of any other magic, and of a line for a shell, the cell says in its
-    output that it did nothing.
-    """
-    if code.lstrip().startswith(("```", "~~~", "<")) and not _is_program(code):
-        cells = parse(code).cells
-        code = "\n\n".join(cells) if cells else code
-    for _ in range(_MENDS):
-        line = _slip(code)
-        lines = code.split("\n")
-        if line is None or not (magic := _MAGIC.search(lines[line])):
-            break
-        lines[line] = _without_magic(magic)
-        code = "\n".join(lines)
-    return code
-
-
-def _slip(code: str) -> int | None:
-    """The line, from 0, at which code ceases to be Python; None if it does not, or that cannot be told."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ast.parse(code if len(code) <= _JUDGED_CHARS else "")
-    except SyntaxError as error:
-        return error.lineno - 1 if error.lineno and error.lineno <= code.count("\n") + 1 else None
-    except (ValueError, RecursionError, MemoryError, SystemError):
-        return None
-    return None
-
-
-def _without_magic(magic: re.Match[str]) -> str:
-    if magic[2]:
-        # what a shell would have given is nothing here
-        return f"{magic.string[: magic.start(2)]}{magic[2]}None"
-    line = magic.group().strip()
-    timed = _TIMED.fullmatch(line)
-    if timed:
-        return f"{magic[1]}{timed[1] or 'pass'}"
-    note = f"({line[:100]}: there is no IPython and no shell here, and this line did nothing)"
-    return f"{magic[1]}print({note!r})"
 
 
 def final_is_literal(code: str) -> bool:
@@ -367,8 +322,7 @@ def _ending(prose: str, body: str) -> _Block | str | None:
     return body[start : counted - 1].strip()
 
 
-_MAGIC = re.compile(r"^([ \t]*)(?:%%?[a-z]|![a-z./~]|\?*[\w.]+\?{1,2}[ \t]*$).*|(=[ \t]*)[!%][a-z].*", re.M | re.I)
-_TIMED = re.compile(r"%%?time(?:it)?\b(?:[ \t]+-\w+(?:[ \t]*\d+)?)*[ \t]*(.*)")
+MAGIC = re.compile(r"^([ \t]*)(?:%%?[a-z]|![a-z./~]|\?*[\w.]+\?{1,2}[ \t]*$).*|(=[ \t]*)[!%][a-z].*", re.M | re.I)
 # The first line of Python that has a slip further on, such as a string left open.
 _SLIP = re.compile(
     r"(?i)(?:async )?(?:import [\w.]+(?: as \w+)?$|from [\w.]+ import\b|def \w+\(|class \w+.*:$|for .+ in .+:|try:$"
@@ -381,7 +335,7 @@ _IDLE = ast.Expr | ast.AnnAssign | ast.Pass | ast.Break | ast.Continue | ast.Ret
 
 def _python(code: str) -> ast.Module | None:
     """The syntax tree of code, in which await at the top level and IPython magics are allowed; None if it is none."""
-    for source in {code: 0, _MAGIC.sub(r"\1\2None", code): 0} if len(code) <= _JUDGED_CHARS else ():
+    for source in {code: 0, MAGIC.sub(r"\1\2None", code): 0} if len(code) <= JUDGED_CHARS else ():
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # invalid escapes: the model's business, not the caller's

@@ -23,7 +23,7 @@ from rlm_wasm.bridge import Bridge, ChildAsked, Models, describe_functions, desc
 from rlm_wasm.calls import told
 from rlm_wasm.cells import Cells
 from rlm_wasm.clients.protocol import Reply
-from rlm_wasm.conversation import Conversation
+from rlm_wasm.conversation import Conversation, Way
 from rlm_wasm.dialects import HOUSE, Dialect
 from rlm_wasm.errors import (
     ClientError,
@@ -36,6 +36,7 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.events import (
     Emitter,
+    HistoryShortened,
     IterationFinished,
     IterationStarted,
     Record,
@@ -132,7 +133,7 @@ class Run:
         self._dialect = shared.dialect
         root = shared.models.root.model
         window = Window(root, shared.models.windows.get(root))
-        self._conversation = Conversation(shared.dialect, window, shared.cutting)
+        self._conversation = Conversation(shared.dialect, window, shared.cutting, self._shortened)
         self._watch = Watch(shared.guards)
         self._iterations: list[Iteration] = []
         self._errors_in_a_row = 0
@@ -385,6 +386,9 @@ class Run:
 
     def _streamed(self, text: str | None) -> None:
         self._emitter.emit(RootStreamed(text=text))
+
+    def _shortened(self, way: Way, before: int, after: int) -> None:
+        self._emitter.emit(HistoryShortened(way=way, tokens_before=before, tokens_after=after))
 
     async def _act(self, cells: Cells, parsed: Parsed, ran: list[CellRun]) -> list[str]:
         """Run the reply's cells in order, to the first error or answer; gives what the model reads of each."""

@@ -195,6 +195,11 @@ def room(window: int) -> int:
     return window - min(window // _REPLY_SHARE, _REPLY_MOST)
 
 
+def with_room(tokens: int) -> int:
+    """The window in which the messages may take so many tokens: the other way round than `room`."""
+    return tokens + min(tokens // (_REPLY_SHARE - 1), _REPLY_MOST)
+
+
 def size(messages: Sequence[Message], measure: Measure) -> int:
     """How many tokens messages take together."""
     return sum(measure(message) for message in messages)

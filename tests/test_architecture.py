@@ -15,7 +15,19 @@ import rlm_wasm
 ROOT = Path(rlm_wasm.__file__).parent
 # Imports go left only. `doctor` and `demo` are commands of `cli`.
 LADDER = (
-    *("inside", "errors", "limits", "outputs", "parsing", "dialects", "contexts", "citations", "images", "prompts"),
+    *(
+        "inside",
+        "errors",
+        "limits",
+        "outputs",
+        "parsing",
+        "magics",
+        "dialects",
+        "contexts",
+        "citations",
+        "images",
+        "prompts",
+    ),
     *("events", "clients", "sandbox", "retrievers", "trajectory", "guards", "windows", "conversation", "calls"),
     *("bridge", "cells", "run", "rlm", "router", "compat", "trace", "doctor", "demo", "cli"),
 )

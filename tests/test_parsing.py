@@ -9,7 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rlm_wasm.parsing import Parsed, final_is_literal, parse, runnable
+from rlm_wasm.magics import runnable
+from rlm_wasm.parsing import Parsed, final_is_literal, parse
 
 CODE = 'hits = [line for line in context.split("\\n") if "2019" in line]\nprint(len(hits))'
 PROMPT = (

@@ -19,6 +19,7 @@ from rlm_wasm import RLM, ClientError, Completion, Cutting, Limits, Message, Rep
 from rlm_wasm.clients.scripted import run_python
 from rlm_wasm.conversation import Conversation
 from rlm_wasm.dialects import HOUSE
+from rlm_wasm.events import Event, HistoryShortened
 from rlm_wasm.parsing import Parsed
 from rlm_wasm.prompts import ToolCall
 from rlm_wasm.windows import Exchange, Window, count_tokens, cut, drop, shrink, surely_fits
@@ -297,6 +298,31 @@ async def test_old_outputs_are_cut_by_the_unit_that_was_chosen() -> None:
     # "REPL output:" is two words of it
     assert root.calls[-1][3].content.count("word ") + root.calls[-1][3].content.count("word\n") == 18
     assert "words of this old output are left out here" in root.calls[-1][3].content
+
+
+@pytest.mark.parametrize("way", ["cut", "summarized", "left out"])
+async def test_an_event_says_how_the_messages_were_shortened_and_by_how_much(way: str) -> None:
+    long = repl(PRINT) if way == "cut" else repl("# " + "thought " * 500 + "\nprint(1)")
+
+    def reply(messages: tuple[Message, ...]) -> str:
+        if SUMMARIZE in messages[-1].content:
+            return "Counted." if way == "summarized" else ""
+        shortened = any("left out here" in m.content or "Counted." in m.content for m in messages)
+        return repl("FINAL(1)") if shortened else long
+
+    root = ScriptedClient([reply] * 12, model="root")
+    window = 10_000 if way == "cut" else 8000
+    events: list[Event] = []
+    await ask(root, windows={"root": window}, listeners=[events.append])
+    [shortened] = [event for event in events if isinstance(event, HistoryShortened)]
+    assert (shortened.way, shortened.depth) == (way, 0)
+    assert shortened.tokens_before > windows.room(window) >= shortened.tokens_after
+    assert shortened.tokens_after == tokens_sent(root.calls[-1])
+
+
+@given(st.integers(1, 2_000_000))
+def test_the_window_for_some_room_has_that_room_and_no_more_than_it_needs(tokens: int) -> None:
+    assert tokens <= windows.room(windows.with_room(tokens)) <= tokens + 1
 
 
 async def test_without_need_nothing_is_loaded_or_cut() -> None:

@@ -75,17 +75,13 @@ class Steps:
 
     def usage(self, took: Usage) -> Step:
         """What a whole run took, as that system says it; `cost` is None where a price is not known."""
-        counts = self._counted(took.input_tokens, took.output_tokens)
-        return {**counts, "cost": took.usd}
+        tokens = {"prompt_tokens": took.input_tokens, "completion_tokens": took.output_tokens}
+        return {**NOTHING, **tokens, "total_tokens": took.tokens, "cached_tokens": took.cache_reads, "cost": took.usd}
 
     def tell(self, text: str) -> None:
         """Write a text to stderr, without what would move a terminal's cursor."""
         sys.stderr.write("".join(c if c.isprintable() or c == "\n" else " " for c in text) + "\n")
         sys.stderr.flush()
-
-    def _counted(self, prompt: int, completion: int) -> Step:
-        tokens = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-        return {**NOTHING, **tokens}
 
     def _add(self, usage: Step) -> None:
         self._total = {name: self._total[name] + usage[name] for name in NOTHING}

@@ -18,6 +18,7 @@ import msgspec
 from rlm_wasm import dialects
 from rlm_wasm.clients import CachedClient, Client
 from rlm_wasm.compat.adapters import client_over
+from rlm_wasm.compat.compaction import compacting, window_of
 from rlm_wasm.compat.policy import Policy, RootClient, SubClient, stopped
 from rlm_wasm.compat.refusals import Refused, check
 from rlm_wasm.compat.tracing import RLMEvent, RLMEventListener, Trace, Tracing
@@ -43,11 +44,6 @@ _NO_LOG = "nothing is logged with code or output; event_listener is given both"
 REFUSED: Mapping[str, Refused] = {
     "max_tokens": Refused(None, "its name is max_output_tokens there too, since version 0.3"),
     "subcall_max_tokens": Refused(None, "its name is subcall_max_output_tokens there too, since version 0.3"),
-    "compaction": Refused(False, "the messages are kept; max_history_tokens drops the oldest exchanges"),
-    "compaction_threshold_pct": Refused(0.0, "it is the threshold of compaction, which is not here"),
-    "compaction_threshold_tokens": Refused(None, "it is the threshold of compaction, which is not here"),
-    "compaction_model_name": Refused(None, "compaction is not here"),
-    "compaction_model_context_limit": Refused(None, "compaction is not here"),
     "repl_extensions": Refused(None, "functions of your own go to rlm_wasm.RLM(functions=..., dialect='pyrlm')"),
     "cache_dir": Refused(None, "nothing is kept on disk unasked: give cache=FileCache(root=...)"),
     "repl_error_limit": Refused(None, f"{_GUARDS}; a run that only fails ends at max_steps"),
@@ -61,6 +57,9 @@ REFUSED: Mapping[str, Refused] = {
     "log_truncate_output": Refused(None, _NO_LOG),
 }
 """Arguments of `RLM` that are taken only with the value that changes nothing, and why."""
+
+USUAL_SHARE = 0.85
+"""Of the model's window: where messages give way with `compaction` alone, which is what its README advises."""
 
 STALLED = 2
 """Replies without code in a row after which the fallback runs, where the caller has not said: a second chance."""
@@ -102,6 +101,7 @@ class _Options(msgspec.Struct, frozen=True, kw_only=True):
     subcall_system_prompt: str
     conversation_history: bool
     max_history_tokens: int
+    window: int | None
     recursive_subcalls: bool
     max_recursion_depth: int
     max_concurrent_subcalls: int
@@ -119,8 +119,10 @@ class RLM:
     Arguments have the names, defaults and meanings that they have there. `adapter` and `subcall_adapter` are adapters,
     or clients of this runtime. `repl_backend` may be either name: both mean the sandbox. `recursive_subcalls` makes
     calls of the sub model children with a REPL, `max_recursion_depth - 1` deep, and no deeper than the policy's.
-    `parallel_subcalls` is for calls in batches that do not say; `llm_batch` is always at once. Without `cache` nothing
-    is kept. `retriever` is one of this runtime's; with it a run needs no context.
+    With `compaction` the root's messages give way at `compaction_threshold_pct` of its model's window, as far as that
+    is known, or at `compaction_threshold_tokens`, and `history` has them whole. `parallel_subcalls` is for calls in
+    batches that do not say; `llm_batch` is always at once. Without `cache` nothing is kept. `retriever` is one of this
+    runtime's; with it a run needs no context.
 
     Raises ValueError, with the reason, for arguments that make no sense here (`REFUSED`).
     """
@@ -150,6 +152,11 @@ class RLM:
         max_concurrent_subcalls: int = 10,
         conversation_history: bool = True,
         max_history_tokens: int = 0,
+        compaction: bool = False,
+        compaction_threshold_pct: float = 0.0,
+        compaction_threshold_tokens: int | None = None,
+        compaction_model_name: str | None = None,
+        compaction_model_context_limit: int | None = None,
         repl_backend: str = "python",
         event_listener: RLMEventListener | None = None,
         logger: logging.Logger | None = None,
@@ -177,6 +184,13 @@ class RLM:
             subcall_system_prompt=subcall_system_prompt,
             conversation_history=conversation_history,
             max_history_tokens=max_history_tokens,
+            window=compacting(
+                compaction_model_context_limit or window_of(compaction_model_name or self._root.model),
+                compaction_threshold_pct or USUAL_SHARE,
+                compaction_threshold_tokens,
+            )
+            if compaction
+            else None,
             recursive_subcalls=recursive_subcalls,
             max_recursion_depth=max_recursion_depth,
             max_concurrent_subcalls=max_concurrent_subcalls,
@@ -279,6 +293,7 @@ class RLM:
             dialect=dialect,
             guards=self._guards,
             limits=limits,
+            windows={} if options.window is None else {root.model: options.window},
             retriever=options.retriever,
             max_concurrency=options.max_concurrent_subcalls,
             listeners=listeners,

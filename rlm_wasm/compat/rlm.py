@@ -15,6 +15,7 @@ from rlm_wasm import dialects
 from rlm_wasm.bridge import describe_functions
 from rlm_wasm.clients import Client
 from rlm_wasm.compat.backends import client_of
+from rlm_wasm.compat.compaction import compacting, window_of
 from rlm_wasm.compat.listening import Callbacks, RLMLogger, tell
 from rlm_wasm.compat.refusals import Refused, check
 from rlm_wasm.compat.results import (
@@ -55,10 +56,6 @@ REFUSED: Mapping[str, Refused] = {
     "persistent": Refused(
         False, "every completion starts in a fresh REPL; give what an earlier one found as part of the prompt"
     ),
-    "compaction": Refused(
-        False, "the messages of a run are kept whole, and what is large stays in the REPL's variables"
-    ),
-    "compaction_threshold_pct": Refused(0.85, "it is the threshold of compaction, which is not here"),
 }
 """Arguments that are taken only with the value that changes nothing, and why."""
 
@@ -83,8 +80,10 @@ class RLM:
     means no children: `rlm_query` is a plain call then. `max_budget` is in US dollars and needs the models' `prices`,
     `max_timeout` in seconds, `max_tokens` counts input and output. `environment` is "local" or "docker", both of which
     mean the sandbox; `environment_kwargs` may hold `setup_code`, which is run first. `custom_tools` are functions,
-    which run on the host, and JSON-like values, each plain or as `{"tool": ..., "description": ...}`. `logger` is an
-    `RLMLogger` or any listener of events; `verbose` writes lines to stderr.
+    which run on the host, and JSON-like values, each plain or as `{"tool": ..., "description": ...}`. With `compaction`
+    the root's messages give way at `compaction_threshold_pct` of its model's window (`windows`, in tokens by model,
+    says what that is, see `compaction.window_of`), and `history` has them whole. `logger` is an `RLMLogger` or any
+    listener of events; `verbose` writes lines to stderr.
 
     Raises ValueError, with the reason, for arguments that make no sense here (`REFUSED`, `ENVIRONMENTS`).
     """
@@ -109,12 +108,15 @@ class RLM:
         verbose: bool = False,
         custom_tools: Mapping[str, Any] | None = None,
         custom_sub_tools: Mapping[str, Any] | None = None,
+        compaction: bool = False,
+        compaction_threshold_pct: float = 0.85,
         max_concurrent_subcalls: int = 4,
         on_subcall_start: Callable[[int, str, str], object] | None = None,
         on_subcall_complete: Callable[[int, str, float, str | None], object] | None = None,
         on_iteration_start: Callable[[int, int], object] | None = None,
         on_iteration_complete: Callable[[int, int, float], object] | None = None,
         prices: Mapping[str, Price] | None = None,
+        windows: Mapping[str, int] | None = None,
         **refused: Any,
     ) -> None:
         check(refused, REFUSED)
@@ -141,6 +143,7 @@ class RLM:
             functions=tools.functions,
             variables=tools.variables,
             prices=prices,
+            windows=_windows(root.model, windows or {}, compaction_threshold_pct if compaction else None),
             max_concurrency=max_concurrent_subcalls,
             listeners=[callbacks, *([logger] if logger else []), *([tell] if verbose else [])],
         )
@@ -163,6 +166,13 @@ class RLM:
         """
         question, context = _asked(prompt, root_prompt)
         return result(prompt, self._root_model, await self.runtime.acompletion(question, context=context))
+
+
+def _windows(model: str, windows: Mapping[str, int], share: float | None) -> dict[str, int]:
+    """The windows that are held to: those given, and the root model's so that its messages give way at `share`."""
+    if share is None:
+        return dict(windows)
+    return {**windows, model: compacting(windows.get(model) or window_of(model), share)}
 
 
 def _check_sense(max_depth: int, tools: object, sub_tools: object, logger: object) -> None:

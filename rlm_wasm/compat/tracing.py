@@ -8,7 +8,16 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from rlm_wasm.compat.adapters import Usage
-from rlm_wasm.events import CallFinished, CallStarted, CellFinished, CellStarted, Event, RootReplied, RunStarted
+from rlm_wasm.events import (
+    CallFinished,
+    CallStarted,
+    CellFinished,
+    CellStarted,
+    Event,
+    HistoryShortened,
+    RootReplied,
+    RunStarted,
+)
 
 Kind = Literal[
     "root_call",
@@ -19,6 +28,7 @@ Kind = Literal[
     "sub_repl_exec",
     "sub_subcall",
     "baseline_call",
+    "compaction",
 ]
 # characters of a prompt that a step shows
 _SUMMARY = 200
@@ -118,6 +128,9 @@ class Tracing:
                 self._add(self._root_call(event))
             case CellFinished():
                 self._add(self._cell(event))
+            case HistoryShortened():
+                shortened = f"{event.way}: {event.tokens_before} tokens became {event.tokens_after}"
+                self._add(self._step("compaction", event, output=shortened, model=self._runs[event.run].model))
             case CallFinished():
                 self._add(self._call(event, self._calls.pop((event.run, event.call))))
             case _:

@@ -323,6 +323,25 @@ async def test_without_history_the_model_is_told_of_its_last_cell_alone() -> Non
     assert [len(chat) for chat in adapter.call_log] == [2, 4, 4]
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"compaction_threshold_tokens": 5000},
+        {"compaction_threshold_pct": 0.5, "compaction_model_context_limit": 10_000},
+        {"compaction_threshold_pct": 0.005, "compaction_model_name": "gemini-2.5-pro"},
+    ],
+)
+async def test_with_compaction_old_messages_give_way_and_the_trace_says_so(given: dict[str, Any]) -> None:
+    adapter = fake(*["print('x' * 8000)"] * 3, "answer = len(history[0][1]) > 8000", "FINAL_VAR: answer")
+    output, trace = await run(adapter, compaction=True, **given)
+    assert output == "True"
+    steps = [step for step in trace.steps if step.kind == "compaction"]
+    assert steps
+    assert (steps[0].output or "").startswith("cut: ")
+    assert Trace.from_json(trace.to_json()) == trace
+    assert sum(len(message["content"]) for message in adapter.call_log[-1]) < 4 * 6000
+
+
 async def test_how_much_a_model_may_write_is_told_to_its_adapter() -> None:
     most: list[int] = []
     replies = ["a = llm_query('?') + llm_query('?', max_tokens=5)", "x", "y", "FINAL_VAR: a"]

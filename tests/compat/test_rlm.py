@@ -185,7 +185,7 @@ async def test_of_other_backends_the_first_answers_sub_calls() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("depth", 1), ("persistent", True), ("compaction", True), ("compaction_threshold_pct", 0.5)],
+    [("depth", 1), ("persistent", True)],
 )
 def test_an_argument_that_makes_no_sense_here_is_refused_with_its_reason(name: str, value: Any) -> None:
     unchanged: Any = REFUSED[name].unchanged
@@ -204,7 +204,7 @@ def test_every_argument_there_is_known_here() -> None:
         *("on_iteration_start", "on_iteration_complete"),
     }
     ours = set(inspect.signature(RLM.__init__).parameters) - {"self", "refused"}
-    assert theirs == (ours - {"prices"}) | set(REFUSED)
+    assert theirs == (ours - {"prices", "windows"}) | set(REFUSED)
     with pytest.raises(TypeError, match="no argument 'max_iteration'"):
         RLM(backend_kwargs=scripted(), max_iteration=3)
 
@@ -282,6 +282,21 @@ async def test_setup_code_is_run_first_in_either_environment() -> None:
             backend_kwargs=given, environment=environment, environment_kwargs={"setup_code": "import re\ntable = [5]"}
         )
         assert (await ask(rlm)).completion_record.response == 5
+
+
+async def test_with_compaction_the_messages_give_way_at_a_share_of_the_window_and_history_has_them() -> None:
+    given = scripted(*[repl("print('x' * 8000)")] * 3, ready("len(history[0][1]) > 8000"))
+    rlm = RLM(backend_kwargs=given, compaction=True, compaction_threshold_pct=0.5, windows={"root": 12_000})
+    done = await ask(rlm)
+    assert done.completion_record.response is True
+    assert sum(len(message.content) for message in given["client"].calls[-1]) < 4 * 6000 + 4000
+    assert rlm.runtime.models.windows == {"root": 8000}
+    assert RLM(backend_kwargs=scripted(model="gpt-5-mini"), compaction=True).runtime.models.windows == {
+        "gpt-5-mini": 272_000 * 85 // 100 + 16_000
+    }
+    assert RLM(backend_kwargs=scripted()).runtime.models.windows == {}
+    with pytest.raises(ValueError, match="compaction_threshold_pct must be above 0"):
+        RLM(backend_kwargs=scripted(), compaction=True, compaction_threshold_pct=0)
 
 
 async def test_children_are_there_from_a_depth_of_two() -> None:
