@@ -6,6 +6,8 @@ mistake is a plain `TypeError` or `ValueError`. What is left, a failure of ours 
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class RLMError(Exception):
     """The root of every error that rlm_wasm raises on purpose.
@@ -15,6 +17,17 @@ class RLMError(Exception):
     """
 
     partial: object = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # pickle's own way calls the class with the message alone, which is not what any of them is made of
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(kind: type[RLMError], args: tuple[Any, ...], fields: dict[str, Any]) -> RLMError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
 
 
 class LimitExceeded(RLMError):

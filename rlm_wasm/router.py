@@ -7,6 +7,7 @@ both ways spend from one budget.
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 import uuid
@@ -142,7 +143,13 @@ class Router:
         return self.rlm.run_blocking(route)
 
     async def acompletion(
-        self, question: str, *, context: object = None, output: Any = None, errors: str = "strict"
+        self,
+        question: str,
+        *,
+        context: object = None,
+        output: Any = None,
+        errors: str = "strict",
+        stop: anyio.Event | None = None,
     ) -> Routed:
         """Answer a question about a context. Arguments and errors are those of `RLM.acompletion`.
 
@@ -150,7 +157,7 @@ class Router:
         """
         if not question.strip():
             raise ValueError("the question is empty: say what to answer about the context")
-        asked = _Asked(question, contexts.prepare(context, errors=errors), output)
+        asked = _Asked(question, contexts.prepare(context, errors=errors), output, stop)
         return await _Routing(self.rlm, asked).answer(self.threshold_chars, self._chosen(question))
 
     def _chosen(self, question: str) -> Profile:
@@ -163,6 +170,11 @@ class _Asked(msgspec.Struct, frozen=True):
     question: str
     context: contexts.Context
     output: Any
+    stop: anyio.Event | None = None
+
+
+class _Stopped(Exception):
+    """Somebody said stop while a plain call was under way."""
 
 
 class _NotPlain(Exception):
@@ -204,6 +216,7 @@ class _Routing:
                 context=self._asked.context.value,
                 output=self._asked.output,
                 budget=self._budget,
+                stop=self._asked.stop,
             )
         except RLMError as error:
             so_far = error.partial if isinstance(error.partial, Completion) else None
@@ -216,6 +229,8 @@ class _Routing:
         way: dict[str, Any] = {"route": "plain", "reason": reason}
         try:
             reply = await self._ask_plainly(text)
+        except _Stopped:
+            return self._routed(None, response=None, stopped_by="cancelled", **way)
         except LimitExceeded as limit:
             by = cast(StoppedBy, limit.limit)
             return self._routed(None, response=None, stopped_by=by, limit=limit, **way)
@@ -265,17 +280,40 @@ class _Routing:
             return reply
         except Exception as error:
             stopped_by = error.limit if isinstance(error, LimitExceeded) else "errors"
+            stopped_by = "cancelled" if isinstance(error, _Stopped) else stopped_by
             raise
         finally:
             self._plain_usage = bridge.usage
             emitter.emit(_stopped(stopped_by, bridge.usage, time.monotonic() - self._started, said))
 
     async def _in_time(self, bridge: Bridge, messages: Sequence[Message]) -> Answered:
-        seconds = self._budget.seconds_left()
-        with anyio.move_on_after(seconds):
-            return await bridge.complete(messages, self._rlm.models.root, inside=False)
+        """The reply, within the seconds that are left and until somebody says stop."""
+        stop, seconds = self._asked.stop, self._budget.seconds_left()
+        outcome: Any = None
+        clock = anyio.CancelScope(deadline=math.inf if seconds is None else anyio.current_time() + seconds)
+        async with anyio.create_task_group() as tasks:
+            if stop is not None:
+                tasks.start_soon(_cancel_when, stop, tasks.cancel_scope)
+            with clock:
+                try:
+                    outcome = await bridge.complete(messages, self._rlm.models.root, inside=False)
+                except Exception as error:
+                    # out of the group it would come in a group
+                    outcome = error
+            tasks.cancel_scope.cancel()
+        if isinstance(outcome, Exception):
+            raise outcome
+        if outcome is not None:
+            return outcome
+        if not clock.cancelled_caught:
+            raise _Stopped
         allowed = self._rlm.limits.seconds or 0.0
         raise LimitExceeded("seconds", allowed, allowed)
+
+
+async def _cancel_when(stop: anyio.Event, scope: anyio.CancelScope) -> None:
+    await stop.wait()
+    scope.cancel()
 
 
 def _stopped(by: str, usage: Usage, seconds: float, said: str | None) -> RunStopped:

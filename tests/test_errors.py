@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import pickle
 
 import pytest
 
-from rlm_wasm import errors
+from rlm_wasm import Completion, Usage, errors
 
 TREE = {
     errors.RLMError: Exception,
@@ -72,3 +74,46 @@ def test_a_crash_carries_how_the_child_ended_and_what_went_with_it() -> None:
     assert (error.exit_code, error.stderr_tail, error.lost, error.output) == (-9, "last words", ("x",), "printed")
     bare = errors.SandboxCrashed("gone")
     assert (bare.exit_code, bare.stderr_tail, bare.lost, bare.output) == (None, "", (), "")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.RLMError("text"),
+        errors.LimitExceeded("usd", 0.5, 0.25, partial=["a reply"]),
+        errors.ClientError("refused", status=429, transient=True, retry_after=7.0),
+        errors.RetrieverError("gone"),
+        errors.FunctionError("for the model", partial=[1]),
+        errors.SandboxStartError("no Deno"),
+        errors.SandboxCrashed("gone", exit_code=-9, stderr_tail="last words", lost=("x",), output="printed"),
+        errors.SandboxTimeout("too long", seconds=5, lost=("a",), output="printed"),
+        errors.ProtocolError("no frame"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_goes_through_a_pickle_and_a_copy_whole(error: errors.RLMError) -> None:
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+        assert type(again) is type(error)
+        assert str(again) == str(error)
+        assert again.args == error.args
+        assert vars(again) == vars(error)
+
+
+def test_an_error_that_carries_a_completion_goes_through_a_pickle() -> None:
+    done = Completion(
+        question="q",
+        response=None,
+        stopped_by="calls",
+        usage=Usage(),
+        trajectory=(),
+        seconds=1.0,
+        run="r",
+        depth=0,
+        limit=errors.LimitExceeded("calls", 3, 2),
+    )
+    with pytest.raises(errors.LimitExceeded) as caught:
+        done.raise_for_stop()
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (again.limit, again.used, again.allowed) == ("calls", 3, 2)
+    assert again.partial.question == "q"
+    assert again.partial.limit.used == 3

@@ -305,6 +305,31 @@ def test_seconds_end_a_plain_call_that_gives_no_reply() -> None:
 # --- the doors, and those who listen -------------------------------------------------------------------------------
 
 
+@pytest.mark.both_backends
+@pytest.mark.parametrize(("threshold", "route"), [(8000, "plain"), (0, "rlm")])
+async def test_somebody_may_say_stop_on_either_way(threshold: int, route: str) -> None:
+    stop = anyio.Event()
+    events: list[Event] = []
+
+    async def hang(_: object) -> str:
+        stop.set()
+        await anyio.sleep_forever()
+        return ""
+
+    rlm = RLM(script(hang), listeners=[events.append])
+    with anyio.fail_after(60):
+        routed = await Router(rlm, threshold_chars=threshold).acompletion("How many?", context="short", stop=stop)
+    assert (routed.response, routed.route, routed.stopped_by) == (None, route, "cancelled")
+    assert routed.usage.calls == 1
+    assert isinstance(events[-1], RunStopped)
+    assert events[-1].stopped_by == "cancelled"
+
+
+async def test_a_failure_of_a_plain_call_that_could_be_stopped_is_raised_as_it_is() -> None:
+    with pytest.raises(ClientError, match="down"), anyio.fail_after(60):
+        await Router(RLM(script(ClientError("down")))).acompletion("How?", context="short", stop=anyio.Event())
+
+
 def test_completion_is_for_plain_code() -> None:
     assert Router(RLM(script("Two."))).completion("How many?", context="one\ntwo").response == "Two."
 

@@ -7,7 +7,7 @@ from rlm_wasm.clients.cached import CachedClient
 from rlm_wasm.clients.clock import Clock
 from rlm_wasm.clients.fallback import FallbackClient
 from rlm_wasm.clients.gemini import GeminiClient
-from rlm_wasm.clients.generic import GenericClient
+from rlm_wasm.clients.generic import GenericClient, GenericToolClient
 from rlm_wasm.clients.openai import OpenAIClient
 from rlm_wasm.clients.protocol import Client, Message, Reply
 from rlm_wasm.clients.rate_limited import RateLimitedClient
@@ -22,6 +22,7 @@ __all__ = [
     "FallbackClient",
     "GeminiClient",
     "GenericClient",
+    "GenericToolClient",
     "Message",
     "OpenAIClient",
     "RateLimitedClient",

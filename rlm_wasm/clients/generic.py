@@ -20,6 +20,7 @@ from rlm_wasm.clients.protocol import Message, OnText, Reply
 from rlm_wasm.clients.streams import Telling
 from rlm_wasm.clients.texts import encodable, uncounted
 from rlm_wasm.errors import ClientError
+from rlm_wasm.prompts import Tool
 
 if TYPE_CHECKING:
     import httpx2
@@ -30,7 +31,7 @@ _PLAIN_HEADERS = {"accept", "content-type", "user-agent"}
 
 class GenericClient(AsyncResource):
     """A `Client` for a server with an API of its own, under asyncio and trio. It offers no native tools: with it as the
-    root model a dialect carries code in fences (`act="fences"`).
+    root model a dialect carries code in fences (`act="fences"`), or `GenericToolClient` asks.
 
     `build(messages, max_output_tokens)` gives what to send, JSON-like; `parse(body)` is given what came back, decoded,
     and gives the reply's text, or a `Reply` where it knows the counts too (they are estimated otherwise). It may raise
@@ -83,24 +84,26 @@ class GenericClient(AsyncResource):
 
         Raises what `build` raises, and TypeError where it or `parse` gives what it may not.
         """
-        chat = [msgspec.structs.replace(each, content=encodable(each.content)) for each in messages]
-        sent = msgspec.json.encode(self._build(chat, max_output_tokens))
+        reply = await self._send(self._build(_sendable(messages), max_output_tokens), messages)
+        Telling(on_text).finish(reply.text)
+        return reply
+
+    async def _send(self, request: object, messages: Sequence[Message]) -> Reply:
+        sent = msgspec.json.encode(request)
         http = await self._connections.connect()
         try:
-            reply = self._read_reply(await self._ask(http, sent), messages)
+            return self._read_reply(await self._ask(http, sent), messages)
         except ClientError as error:
             for secret in sorted(self._secrets(), key=len, reverse=True):
                 hide_key(error, secret)
             raise
-        Telling(on_text).finish(reply.text)
-        return reply
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop. Used again, the client opens new ones."""
         await self._connections.aclose()
 
     def __repr__(self) -> str:
-        return f"GenericClient(model={self._model!r}, host={host_of(self._url)!r})"
+        return f"{type(self).__name__}(model={self._model!r}, host={host_of(self._url)!r})"
 
     def _open(self) -> httpx2.AsyncClient:
         import httpx2
@@ -153,6 +156,55 @@ class GenericClient(AsyncResource):
             if name.lower() not in _PLAIN_HEADERS:
                 secrets |= {value, *value.split()}
         return secrets
+
+
+class GenericToolClient(GenericClient):
+    """A `GenericClient` that offers a native tool: a root model for dialects that act by one.
+
+    `build(messages, max_output_tokens, tool)` gives what to send; `tool` is the one tool to offer, None where there is
+    none. A message of role "assistant" may have `calls` of it, and one of role "tool" is what came of the call whose
+    `id` it `answers`. `parse(body)` gives a text, or a `Reply` whose `calls` are `ToolCall(id, code)`; without a tool
+    they are left out.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        url: str,
+        build: Callable[[Sequence[Message], int | None, Tool | None], object],
+        parse: Callable[[Any], str | Reply],
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 600.0,
+    ) -> None:
+        super().__init__(
+            model, url, lambda chat, most: build(chat, most, None), parse, headers=headers, timeout=timeout
+        )
+        self._build_with = build
+
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_output_tokens: int | None = None,
+        tool: Tool | None = None,
+        on_text: OnText | None = None,
+    ) -> Reply:
+        """As in `GenericClient`; with `tool` it is offered, and its calls are in the reply."""
+        reply = await self._send(self._build_with(_sendable(messages), max_output_tokens, tool), messages)
+        Telling(on_text).finish(reply.text)
+        return reply if tool is not None else msgspec.structs.replace(reply, calls=())
+
+
+def _sendable(messages: Sequence[Message]) -> list[Message]:
+    return [
+        msgspec.structs.replace(
+            each,
+            content=encodable(each.content),
+            calls=tuple(msgspec.structs.replace(call, code=encodable(call.code)) for call in each.calls),
+        )
+        for each in messages
+    ]
 
 
 async def _close(http: httpx2.AsyncClient) -> None:

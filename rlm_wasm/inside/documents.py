@@ -20,13 +20,25 @@ _TEXT_KEYS = ("text", "content", "page_content")
 _PIECE = 1 << 20
 
 
-class Match(NamedTuple):
-    """A place in a context: offsets in characters, the text there, and the index of the document it begins in."""
-
+class _Place(NamedTuple):
     start: int
     end: int
     text: str
     document: int
+
+
+class Match(_Place):
+    """A place in a context: offsets in characters, the text there, and the index of the document it begins in.
+
+    `id` is that document's id, None where it has none. It is no item: models unpack the four.
+    """
+
+    id: str | None = None
+
+    def __repr__(self) -> str:
+        named = "" if self.id is None else f", id={self.id!r}"
+        place = f"start={self.start}, end={self.end}, text={self.text!r}, document={self.document}"
+        return f"Match({place}{named})"
 
 
 class Context:
@@ -182,7 +194,10 @@ class Context:
         for start, end in islice(spans, limit):
             # the places come in order: no document before the last one can hold the next
             document = bisect_right(self._starts, start, lo=document) - 1
-            yield Match(start, end, self._text[start:end], document)
+            match = Match(start, end, self._text[start:end], document)
+            if self._about:
+                match.id = self._about[document].get("id")
+            yield match
 
     def chunk(self, size: int, overlap: int = 0) -> list[str]:
         """The text cut into pieces of `size` characters, each of which repeats the last `overlap` of the one before.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +18,7 @@ from rlm_wasm.clients import (
     Client,
     FallbackClient,
     GenericClient,
+    GenericToolClient,
     Message,
     RateLimitedClient,
     Reply,
@@ -27,7 +28,7 @@ from rlm_wasm.clients import (
 from rlm_wasm.clients.protocol import StreamingClient, ToolClient
 from rlm_wasm.clients.scripted import run_python
 from rlm_wasm.errors import ClientError
-from rlm_wasm.prompts import RUN_PYTHON
+from rlm_wasm.prompts import RUN_PYTHON, Tool, ToolCall
 from tests.clients.providers import ANTHROPIC, GEMINI, OPENAI, Provider
 from tests.clients.server import Asked, Handler, Serve, Step, answer, cut, drip, hang, stream
 
@@ -41,13 +42,17 @@ Make = Callable[[Serve, Path], Any]
 
 
 def echo(
-    prompt_of: Callable[[dict[str, Any]], str], said: Callable[[str], dict[str, Any]], provider: Provider | None = None
+    prompt_of: Callable[[dict[str, Any]], str],
+    said: Callable[[str], dict[str, Any]],
+    provider: Provider | None = None,
+    did: Callable[[str], dict[str, Any]] | None = None,
 ) -> Callable[[Handler, Asked], None]:
     """A step for ever: "echo" and the prompt, an error for one that holds "fail", no word for one that holds "hang".
 
-    For one that holds "call", where a tool is offered, a call whose code is "echo" and the prompt. Of a `provider` that
-    is asked for a stream, a stream.
+    For one that holds "call", where a tool is offered, a call by `did`, the provider's if there is one, whose code is
+    "echo" and the prompt. Of a `provider` that is asked for a stream, a stream.
     """
+    acted = provider.did if provider else did
 
     def step(handler: Handler, asked: Asked) -> None:
         handler.server.steps.append(step)
@@ -57,8 +62,8 @@ def echo(
         elif "fail" in prompt:
             answer(400, {"error": {"message": FAILURE}})(handler, asked)
         else:
-            called = provider and "call" in prompt and "tools" in asked.body
-            body = provider.did(f"echo {prompt}") if provider and called else said(f"echo {prompt}")
+            called = "call" in prompt and "tools" in asked.body
+            body = acted(f"echo {prompt}") if acted and called else said(f"echo {prompt}")
             streamed = provider and provider.is_streamed(asked)
             (stream(*provider.events(body)) if provider and streamed else answer(200, body))(handler, asked)
 
@@ -86,6 +91,19 @@ def make_generic(serve: Serve, folder: Path) -> Client:
         lambda body: body["say"],
         timeout=30,
     )
+
+
+def make_generic_tools(serve: Serve, folder: Path) -> Client:
+    def build(messages: Sequence[Message], limit: int | None, tool: Tool | None) -> object:
+        asked = {"ask": messages[-1].content, "results": [each.answers for each in messages if each.answers]}
+        return asked if tool is None else {**asked, "tools": [tool.name]}
+
+    def parse(body: dict[str, str]) -> Reply:
+        calls = (ToolCall("1", body["run"]),) if "run" in body else ()
+        return Reply(body.get("say", ""), 3, 2, calls=calls)
+
+    server = serve(echo(lambda body: body["ask"], lambda text: {"say": text}, did=lambda code: {"run": code}))
+    return GenericToolClient("test-model", server.base_url, build, parse, timeout=30)
 
 
 def make_scripted(serve: Serve, folder: Path) -> Client:

@@ -206,6 +206,16 @@ def test_a_pattern_is_words_unless_it_is_said_to_be_a_regular_expression() -> No
     assert [match[:2] for match in context.find("$", regex=True)] == [(11, 11)]
 
 
+def test_a_match_says_which_document_by_its_index_and_by_its_id() -> None:
+    named = Context.from_documents([{"id": "first.txt", "text": "abc"}, "abd", ("third.txt", "ab")])
+    assert [(match.document, match.id) for match in named.find("ab")] == [(0, "first.txt"), (1, None), (2, "third.txt")]
+    assert repr(named.find("abc")[0]) == "Match(start=0, end=3, text='abc', document=0, id='first.txt')"
+    assert repr(named.find("abd")[0]) == "Match(start=5, end=8, text='abd', document=1)"
+    start, end, text, document = named.find("abc")[0]
+    assert (start, end, text, document) == (0, 3, "abc", 0)
+    assert named.get_document(named.find("abc")[0].id or "") == "abc"
+
+
 def test_a_pattern_that_finds_nothing_by_mistake_is_refused() -> None:
     context = Context.from_text("text")
     with pytest.raises(ValueError, match="the pattern is empty"):
