@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from contextlib import ExitStack
+from typing import Any, Self, cast
 
 import msgspec
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from rlm_wasm import dialects
 from rlm_wasm.bridge import describe_functions
@@ -17,6 +19,7 @@ from rlm_wasm.clients import Client
 from rlm_wasm.compat.backends import client_of
 from rlm_wasm.compat.compaction import compacting, window_of
 from rlm_wasm.compat.listening import Callbacks, RLMLogger, tell
+from rlm_wasm.compat.persistent import Persistent
 from rlm_wasm.compat.refusals import Refused, check
 from rlm_wasm.compat.results import (
     BudgetExceededError,
@@ -33,6 +36,7 @@ from rlm_wasm.dialects import Dialect, Offer
 from rlm_wasm.events import Listener
 from rlm_wasm.limits import Limits, Price
 from rlm_wasm.rlm import RLM as Runtime
+from rlm_wasm.sandbox import SandboxPool
 from rlm_wasm.sandbox.variables import prepare
 
 __all__ = [
@@ -51,11 +55,12 @@ __all__ = [
 NO_QUESTION = "The question, or the task, stands in the context itself: find it there first, then do what it asks."
 """What is asked when no `root_prompt` is given."""
 
+_NOT_OPEN = (
+    "persistent keeps a REPL open, which somebody has to close: use 'with RLM(..., persistent=True) as rlm' for "
+    "completion, and 'async with' for acompletion"
+)
 REFUSED: Mapping[str, Refused] = {
     "depth": Refused(0, "a run counts its own depth, from 0, and its children's"),
-    "persistent": Refused(
-        False, "every completion starts in a fresh REPL; give what an earlier one found as part of the prompt"
-    ),
 }
 """Arguments that are taken only with the value that changes nothing, and why."""
 
@@ -85,6 +90,8 @@ class RLM:
     says what that is, see `compaction.window_of`), and `history` has them whole. `logger` is an `RLMLogger` or any
     listener of events; `verbose` writes lines to stderr.
 
+    With `persistent` the completions within `with` (or `async with`) share one REPL, see `persistent.Persistent`.
+
     Raises ValueError, with the reason, for arguments that make no sense here (`REFUSED`, `ENVIRONMENTS`).
     """
 
@@ -106,6 +113,7 @@ class RLM:
         other_backend_kwargs: Sequence[Mapping[str, Any]] | None = None,
         logger: Listener | None = None,
         verbose: bool = False,
+        persistent: bool = False,
         custom_tools: Mapping[str, Any] | None = None,
         custom_sub_tools: Mapping[str, Any] | None = None,
         compaction: bool = False,
@@ -126,11 +134,12 @@ class RLM:
         others = _others(other_backends, other_backend_kwargs)
         tools = _Tools(custom_tools)
         callbacks = Callbacks(on_subcall_start, on_subcall_complete, on_iteration_start, on_iteration_complete)
-        self.runtime = Runtime(
+        setup_code = _setup_code(environment, environment_kwargs)
+        make = functools.partial(
+            Runtime,
             root,
             sub_model=others[0] if others else None,
             models={client.model: client for client in others},
-            dialect=_dialect(custom_system_prompt, tools, _setup_code(environment, environment_kwargs)),
             limits=Limits(
                 iterations=max_iterations,
                 calls=None,  # as there: what bounds a run is its iterations, tokens, dollars and seconds
@@ -147,14 +156,58 @@ class RLM:
             max_concurrency=max_concurrent_subcalls,
             listeners=[callbacks, *([logger] if logger else []), *([tell] if verbose else [])],
         )
+        self.runtime = make(dialect=_dialect(custom_system_prompt, tools, setup_code))
+        self._open = ExitStack()
+        self._portal: BlockingPortal | None = None
+        self._is_open = False
+
+        def in_the_repl(pool: SandboxPool, number: int) -> Runtime:
+            # what is set up stays
+            first_look = "" if number else f"context_0 = context\n{setup_code}"
+            return make(dialect=_dialect(custom_system_prompt, tools, first_look), pool=pool)
+
+        self._persistent = Persistent(self.runtime.sandbox, in_the_repl) if persistent else None
 
     def __repr__(self) -> str:
         return f"<RLM of alexzhang13/rlm over {self.runtime!r}>"
 
+    def __enter__(self) -> Self:
+        if self._persistent is not None:
+            with ExitStack() as stack:
+                self._portal = stack.enter_context(start_blocking_portal())
+                stack.enter_context(self._portal.wrap_async_context_manager(self._persistent))
+                self._open = stack.pop_all()
+            self._is_open = True
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        if self._persistent is not None:
+            await self._persistent.__aenter__()
+            self._is_open = True
+        return self
+
+    async def __aexit__(self, *exception: Any) -> None:
+        if self._persistent is not None:
+            self._is_open = False
+            await self._persistent.__aexit__(*exception)
+
+    def close(self) -> None:
+        """Close the REPL that `with` has opened. Does nothing where there is none."""
+        self._is_open = False
+        self._open.close()
+
     def completion(self, prompt: str | list[Any] | dict[Any, Any], root_prompt: str | None = None) -> RLMChatCompletion:
         """Like `acompletion`, from plain synchronous code; inside a running event loop (Jupyter) too."""
         question, context = _asked(prompt, root_prompt)
-        return result(prompt, self._root_model, self.runtime.completion(question, context=context))
+        if self._persistent is None:
+            return result(prompt, self._root_model, self.runtime.completion(question, context=context))
+        if self._portal is None or not self._is_open:
+            raise ValueError(_NOT_OPEN)
+        done = self._portal.call(self._persistent.acompletion, question, context)
+        return result(prompt, self._root_model, done)
 
     async def acompletion(
         self, prompt: str | list[Any] | dict[Any, Any], root_prompt: str | None = None
@@ -165,7 +218,11 @@ class RLM:
         this module's errors at any other limit, and what `rlm_wasm.RLM.acompletion` raises.
         """
         question, context = _asked(prompt, root_prompt)
-        return result(prompt, self._root_model, await self.runtime.acompletion(question, context=context))
+        if self._persistent is None:
+            return result(prompt, self._root_model, await self.runtime.acompletion(question, context=context))
+        if self._portal is not None or not self._is_open:
+            raise ValueError(_NOT_OPEN)
+        return result(prompt, self._root_model, await self._persistent.acompletion(question, context))
 
 
 def _windows(model: str, windows: Mapping[str, int], share: float | None) -> dict[str, int]:

@@ -185,7 +185,7 @@ async def test_of_other_backends_the_first_answers_sub_calls() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("depth", 1), ("persistent", True)],
+    [("depth", 1)],
 )
 def test_an_argument_that_makes_no_sense_here_is_refused_with_its_reason(name: str, value: Any) -> None:
     unchanged: Any = REFUSED[name].unchanged
@@ -297,6 +297,59 @@ async def test_with_compaction_the_messages_give_way_at_a_share_of_the_window_an
     assert RLM(backend_kwargs=scripted()).runtime.models.windows == {}
     with pytest.raises(ValueError, match="compaction_threshold_pct must be above 0"):
         RLM(backend_kwargs=scripted(), compaction=True, compaction_threshold_pct=0)
+
+
+def test_a_persistent_repl_keeps_variables_contexts_and_what_was_said_over_completions() -> None:
+    given = scripted(
+        repl("def twice(x): return 2 * x\nkept = len(context)\nprint(context_0 == context)"),
+        ready("kept"),
+        repl("print(twice(kept), context_1, context, history_0[0]['content'])"),
+        ready("len(history_0)"),
+        ready("[context_2, context_1, context_0, len(history_1), kept]"),
+    )
+    with RLM(backend_kwargs=given, persistent=True) as rlm:
+        first = rlm.completion("abc", root_prompt="How long is it?")
+        second = rlm.completion(["d"], root_prompt="And this?")
+        third = rlm.completion({"e": 1})
+    assert (first.response, second.response) == ("3", "4")
+    assert first.completion_record.trajectory[0].cells[0].output == "True\n"
+    assert second.completion_record.trajectory[0].cells[0].output == "6 ['d'] abc How long is it?\n"
+    assert third.completion_record.response == [{"e": 1}, ["d"], "abc", 4, 3]
+    assert "its data is `context_1`" in said(given, 2)
+    assert "its data" not in said(given, 0)
+    with pytest.raises(ValueError, match="persistent keeps a REPL open"):
+        rlm.completion("x")
+
+
+async def test_a_persistent_repl_is_there_for_async_code_and_children_have_their_own() -> None:
+    setup = {"setup_code": "table = [5]"}
+    given = scripted(
+        repl("kept = rlm_query('And here?', context='x')\ntable.append(6)"),
+        ready("'table' in globals()"),
+        ready("kept"),
+        ready("[kept, table]"),
+    )
+    async with RLM(backend_kwargs=given, persistent=True, max_depth=2, environment_kwargs=setup) as rlm:
+        assert (await ask(rlm)).completion_record.response is True
+        assert (await ask(rlm)).completion_record.response == [True, [5, 6]]
+        with pytest.raises(ValueError, match="'async with' for acompletion"):
+            rlm.completion("x")
+    with pytest.raises(ValueError, match="persistent keeps a REPL open"):
+        await rlm.acompletion("x")
+
+
+async def test_a_persistent_repl_that_is_lost_is_replaced_with_what_was_given() -> None:
+    deadly = "import sys\nsys.setrecursionlimit(10**9)\ndef f(): f()\nf()"
+    given = scripted(ready("1"), repl(deadly), ready("[context, context_1, len(history_0)]"))
+    async with RLM(backend_kwargs=given, persistent=True) as rlm:
+        await ask(rlm, "abc")
+        assert (await ask(rlm, "def")).completion_record.response == ["abc", "def", 2]
+
+
+def test_without_persistent_a_with_statement_changes_nothing() -> None:
+    with RLM(backend_kwargs=scripted(ready("1"))) as rlm:
+        assert rlm.completion("x").response == "1"
+    rlm.close()
 
 
 async def test_children_are_there_from_a_depth_of_two() -> None:
