@@ -22,6 +22,15 @@ from rlm_wasm.compat.policy import (
     PolicyError,
 )
 from rlm_wasm.compat.pyrlm_run import REFUSED, RLM, Context, FileCache
+from rlm_wasm.compat.rerank import (
+    ListwiseReranker,
+    QueryRewriter,
+    TournamentReranker,
+    ndcg_at_k,
+    recall_at_k,
+    union_pool,
+)
+from rlm_wasm.compat.rich_trace import RichTraceListener
 from rlm_wasm.compat.smart_router import ROUTER_REFUSED, ExecutionProfile, RouterConfig, RouterResult, SmartRouter
 from rlm_wasm.compat.tracing import RLMEvent, RLMEventListener, Trace, TraceStep
 
@@ -36,6 +45,7 @@ __all__ = [
     "FakeRule",
     "FileCache",
     "GenericChatAdapter",
+    "ListwiseReranker",
     "MaxRecursionExceeded",
     "MaxStepsExceeded",
     "MaxSubcallsExceeded",
@@ -45,12 +55,18 @@ __all__ = [
     "OpenAICompatAdapter",
     "Policy",
     "PolicyError",
+    "QueryRewriter",
     "RLMEvent",
     "RLMEventListener",
+    "RichTraceListener",
     "RouterConfig",
     "RouterResult",
     "SmartRouter",
+    "TournamentReranker",
     "Trace",
     "TraceStep",
     "Usage",
+    "ndcg_at_k",
+    "recall_at_k",
+    "union_pool",
 ]
