@@ -67,15 +67,18 @@ class Callbacks:
 class RLMLogger:
     """Writes every event of every run as a line of JSON into a new file of `log_dir`, whose path is `log_file_path`.
 
-    The lines are this runtime's events, not the fields of that system's logger. The folder is made if need be.
+    The lines are this runtime's events, not the fields of that system's logger. The folder is made if need be. Without
+    `log_dir` nothing is written, and `log_file_path` is None; with a logger of either kind a completion has `metadata`.
     """
 
-    def __init__(self, log_dir: str | Path, file_name: str = "rlm") -> None:
+    def __init__(self, log_dir: str | Path | None = None, file_name: str = "rlm") -> None:
         made = datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S-%f")
-        self.log_file_path = str(Path(log_dir) / f"{file_name}_{made}.jsonl")
+        self.log_file_path = None if log_dir is None else str(Path(log_dir) / f"{file_name}_{made}.jsonl")
 
     def __call__(self, event: Event) -> None:
         """Write an event."""
+        if self.log_file_path is None:
+            return
         path = Path(self.log_file_path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:

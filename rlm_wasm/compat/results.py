@@ -8,7 +8,7 @@ import msgspec
 
 from rlm_wasm.errors import LimitExceeded
 from rlm_wasm.limits import ModelUsage, Usage
-from rlm_wasm.trajectory import Completion
+from rlm_wasm.trajectory import Call, Completion
 
 
 class BudgetExceededError(LimitExceeded):
@@ -155,6 +155,7 @@ class RLMChatCompletion(msgspec.Struct, frozen=True):
     """An answer: `response` as text, `execution_time` in seconds; `completion_record` is this runtime's own record.
 
     `completion_record.response` has the answer with its Python type, `completion_record.trajectory` how it was found.
+    `metadata` is that as a dict in the other system's words, where there was a logger.
     """
 
     root_model: str
@@ -163,6 +164,7 @@ class RLMChatCompletion(msgspec.Struct, frozen=True):
     usage_summary: UsageSummary
     execution_time: float
     completion_record: Completion
+    metadata: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that the other system has, as a dict."""
@@ -175,8 +177,10 @@ class RLMChatCompletion(msgspec.Struct, frozen=True):
         }
 
 
-def result(prompt: str | list[Any] | dict[Any, Any], root_model: str, record: Completion) -> RLMChatCompletion:
-    """A completion as that system gives it. Raises one of the errors above where it raises one."""
+def result(
+    prompt: str | list[Any] | dict[Any, Any], root_model: str, record: Completion, *, logged: bool = False
+) -> RLMChatCompletion:
+    """A completion as that system gives it, with `metadata` if `logged`. Raises the error above that it raises."""
     raised = _RAISED.get(record.stopped_by)
     if raised is not None:
         limit = record.limit
@@ -189,7 +193,51 @@ def result(prompt: str | list[Any] | dict[Any, Any], root_model: str, record: Co
         usage_summary=_summary(record.usage),
         execution_time=record.seconds,
         completion_record=record,
+        metadata=_metadata(root_model, record) if logged else None,
     )
+
+
+def _metadata(root_model: str, record: Completion) -> dict[str, Any]:
+    """The trajectory in the words of that system's logger, children inside."""
+    iterations = [
+        {
+            "iteration": iteration.number,
+            "response": iteration.reply,
+            "code_blocks": [
+                {
+                    "code": cell.code,
+                    "result": {
+                        "stdout": cell.output,
+                        "stderr": cell.error or "",
+                        "execution_time": cell.executed.seconds if cell.executed else 0.0,
+                    },
+                }
+                for cell in iteration.cells
+            ],
+            # which cell made a call is not kept
+            "rlm_calls": [_called(call) for call in iteration.calls],
+            "final_answer": None,
+        }
+        for iteration in record.trajectory
+    ]
+    if iterations and record.response is not None:
+        iterations[-1]["final_answer"] = _as_text(record.response)
+    return {"run_metadata": {"root_model": root_model, "stopped_by": record.stopped_by}, "iterations": iterations}
+
+
+def _called(call: Call) -> dict[str, Any]:
+    child = {} if call.child is None else {"metadata": _metadata(call.model, call.child)}
+    error = {} if call.error is None else {"error": call.error}
+    return {
+        "root_model": call.model,
+        "prompt": call.prompt,
+        "response": call.reply,
+        "prompt_tokens": call.input_tokens,
+        "completion_tokens": call.output_tokens,
+        "execution_time": call.seconds,
+        **child,
+        **error,
+    }
 
 
 def _summary(usage: Usage) -> UsageSummary:

@@ -38,6 +38,7 @@ from rlm_wasm.limits import Limits, Price
 from rlm_wasm.rlm import RLM as Runtime
 from rlm_wasm.sandbox import SandboxPool
 from rlm_wasm.sandbox.variables import prepare
+from rlm_wasm.trajectory import Completion
 
 __all__ = [
     "RLM",
@@ -131,6 +132,7 @@ class RLM:
         _check_sense(max_depth, custom_tools, custom_sub_tools, logger)
         root = client_of(backend, backend_kwargs)
         self._root_model = root.model
+        self._logged = logger is not None
         others = _others(other_backends, other_backend_kwargs)
         tools = _Tools(custom_tools)
         callbacks = Callbacks(on_subcall_start, on_subcall_complete, on_iteration_start, on_iteration_complete)
@@ -203,11 +205,11 @@ class RLM:
         """Like `acompletion`, from plain synchronous code; inside a running event loop (Jupyter) too."""
         question, context = _asked(prompt, root_prompt)
         if self._persistent is None:
-            return result(prompt, self._root_model, self.runtime.completion(question, context=context))
+            return self._result(prompt, self.runtime.completion(question, context=context))
         if self._portal is None or not self._is_open:
             raise ValueError(_NOT_OPEN)
         done = self._portal.call(self._persistent.acompletion, question, context)
-        return result(prompt, self._root_model, done)
+        return self._result(prompt, done)
 
     async def acompletion(
         self, prompt: str | list[Any] | dict[Any, Any], root_prompt: str | None = None
@@ -219,10 +221,13 @@ class RLM:
         """
         question, context = _asked(prompt, root_prompt)
         if self._persistent is None:
-            return result(prompt, self._root_model, await self.runtime.acompletion(question, context=context))
+            return self._result(prompt, await self.runtime.acompletion(question, context=context))
         if self._portal is not None or not self._is_open:
             raise ValueError(_NOT_OPEN)
-        return result(prompt, self._root_model, await self._persistent.acompletion(question, context))
+        return self._result(prompt, await self._persistent.acompletion(question, context))
+
+    def _result(self, prompt: Any, done: Completion) -> RLMChatCompletion:
+        return result(prompt, self._root_model, done, logged=self._logged)
 
 
 def _windows(model: str, windows: Mapping[str, int], share: float | None) -> dict[str, int]:

@@ -154,6 +154,10 @@ class Context:
         """The length of the text in characters."""
         return len(self._text)
 
+    def __iter__(self) -> Iterator[str]:
+        """The texts of the documents, in order."""
+        return (self.get_document(number) for number in range(len(self._starts)))
+
     def len_chars(self) -> int:
         """The same, by the name that it has in pyrlm-runtime."""
         return len(self._text)

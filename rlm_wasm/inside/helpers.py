@@ -54,6 +54,9 @@ class _Documents:
     def __len__(self) -> int:
         return len(self._made())
 
+    def __iter__(self) -> Any:
+        return iter(self._made())
+
     def __repr__(self) -> str:
         return repr(self._made())
 

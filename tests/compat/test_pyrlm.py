@@ -232,6 +232,16 @@ async def test_after_replies_without_code_the_fallback_runs_or_the_run_ends() ->
         await run(fake("I think so.", ""), **given)
 
 
+async def test_the_fallback_of_its_readme_asks_every_document() -> None:
+    adapter = fake("I think so.")
+    context = Context.from_documents(["It is a heron.", "It flies."])
+    code = "answer = pick_first_answer(ask_chunks('answer?', ctx))"
+    output, trace = await run(
+        adapter, context, invalid_response_limit=1, fallback_code=code, auto_finalize_var="answer"
+    )
+    assert (output, [step.kind for step in trace.steps].count("subcall")) == ("yes", 2)
+
+
 async def test_system_prompts_are_said_word_for_word() -> None:
     adapter = fake("FINAL: 1")
     await run(adapter, system_prompt="Be {brief}.", system_prompt_supplement="And {kind}.")

@@ -390,12 +390,30 @@ async def test_so_many_sub_calls_run_at_once_and_no_more() -> None:
 async def test_events_go_to_a_logger_by_line_or_to_a_function(tmp_path: Path) -> None:
     logger = RLMLogger(log_dir=tmp_path / "logs")
     await ask(RLM(backend_kwargs=scripted(ready("1")), logger=logger))
+    assert logger.log_file_path is not None
     written = await anyio.Path(logger.log_file_path).read_text("utf-8")
     lines = [json.loads(line) for line in written.splitlines()]
     assert (lines[0]["event"], lines[-1]["event"]) == ("RunStarted", "RunStopped")
     heard: list[Event] = []
     await ask(RLM(backend_kwargs=scripted(ready("1")), logger=heard.append))
     assert len(heard) == len(lines)
+
+
+async def test_with_a_logger_in_memory_a_completion_has_its_trajectory_and_without_one_none() -> None:
+    replies = [repl("print(rlm_query('And here?', context='x'))\n1 / 0"), ready("'x'"), ready("llm_query('?')"), "sub"]
+    logger = RLMLogger()
+    done = await ask(RLM(backend_kwargs=scripted(*replies), max_depth=2, logger=logger))
+    assert logger.log_file_path is None
+    assert done.metadata is not None
+    assert done.metadata["run_metadata"]["root_model"] == "root"
+    first, last = done.metadata["iterations"]
+    block = first["code_blocks"][0]
+    assert block["result"]["stdout"] == "x\n"
+    assert "ZeroDivisionError" in block["result"]["stderr"]
+    assert first["rlm_calls"][0]["metadata"]["iterations"][0]["final_answer"] == "x"
+    assert (last["final_answer"], last["rlm_calls"][0]["response"]) == ("sub", "sub")
+    assert json.loads(json.dumps(done.metadata)) == done.metadata
+    assert (await ask(RLM(backend_kwargs=scripted(ready("1"))))).metadata is None
 
 
 # --- limits --------------------------------------------------------------------------------------------------------

@@ -38,6 +38,11 @@ def test_documents_come_in_every_form_that_callers_have() -> None:
     assert context.metadata() == {"source": "the archive", "documents": 4, "characters": 25}
 
 
+def test_a_context_gives_its_documents_one_by_one() -> None:
+    assert list(Context.from_documents(["one", "two", ""])) == ["one", "two", ""]
+    assert list(Context.from_text("one")) == ["one"]
+
+
 def test_a_mapping_is_read_as_texts_by_id() -> None:
     context = Context.from_documents({"a.txt": "one", "b.txt": "two"})
     assert (context.get_document("b.txt"), context.text) == ("two", "one\n\ntwo")
