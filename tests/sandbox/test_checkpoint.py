@@ -372,7 +372,7 @@ async def test_a_memory_that_is_nonsense_ends_its_own_process_and_nothing_else(s
 async def test_a_table_of_runs_that_leaves_the_memory_is_refused(small: Checkpoint, field: str) -> None:
     body = bytearray(small.body)
     struct.pack_into("<I", body, 0 if field == "address" else 4, 0xFFFF_F000)
-    with pytest.raises(Exception, match="damaged image|out of bounds"), anyio.fail_after(120):
+    with pytest.raises(Exception, match=r"damaged image|out of bounds"), anyio.fail_after(120):
         async with Sandbox.restore(msgspec.structs.replace(small, body=body)):
             pass
 
