@@ -12,6 +12,8 @@ import { PROTOCOL } from "./wire.ts";
 
 /** Bytes of a part of a checkpoint, if nothing else is asked for. */
 const PART = 8 * 1024 * 1024;
+/** Where the time of a seeded sandbox begins if nothing else is asked for, in seconds since the epoch: 2026. */
+const CLOCK = 1_767_225_600;
 const NO_ROOM = "MemoryError: there is no room for it in the sandbox";
 type Fields = Record<string, unknown>;
 /** Of Node's, with what its types do not know: that a buffer may be asked for. */
@@ -104,6 +106,8 @@ function settings(params: Fields): Settings {
     output_mark: params.output_mark == null ? null : text(params, "output_mark"),
     echo: params.echo !== false,
     memory_mb: params.memory_mb == null ? null : whole(params, "memory_mb", 1),
+    seed: params.seed === 0 ? 0 : params.seed == null ? null : whole(params, "seed", 1),
+    clock: 1000 * number(params, "clock", CLOCK),
   };
 }
 

@@ -11,6 +11,7 @@ import type { Form } from "./loading.ts";
 import imageSource from "./image.ts" with { type: "text" };
 import loadingSource from "./loading.ts" with { type: "text" };
 import realmSource from "./realm.ts" with { type: "text" };
+import seedSource from "./seed.ts" with { type: "text" };
 import workerSource from "./worker.ts" with { type: "text" };
 
 /** How long an interrupted cell may take to end, in milliseconds. */
@@ -43,11 +44,15 @@ export interface Settings {
   echo: boolean;
   /** Megabytes that the process may take beyond what it has after boot; null for no cap of the broker's own. */
   memory_mb: number | null;
+  /** What its chance comes from; null for the machine's. */
+  seed: number | null;
+  /** Where the time of a seeded one begins, in milliseconds since the epoch. */
+  clock: number;
 }
 
 /** What the broker sends into the jail. */
 export type ToJail =
-  | { type: "modules"; realm: string; image: string; loading: string }
+  | { type: "modules"; realm: string; image: string; loading: string; seed: string }
   | {
     type: "assets";
     pyodide: string;
@@ -207,6 +212,7 @@ export class Sandbox {
       realm: blobUrl(realmSource, "application/typescript"),
       image: blobUrl(imageSource, "application/typescript"),
       loading: blobUrl(loadingSource, "application/typescript"),
+      seed: blobUrl(seedSource, "application/typescript"),
     });
     const { asmSource, pyodideSource, PYTHON_MODULES, STDLIB } = await import("./assets.ts");
     this.#post({

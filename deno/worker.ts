@@ -11,6 +11,7 @@ import vm from "node:vm";
 import type * as Images from "./image.ts";
 import type * as Loadings from "./loading.ts";
 import type * as Realm from "./realm.ts";
+import type * as Seeds from "./seed.ts";
 import type { FromJail, ToJail } from "./sandbox.ts";
 
 type Modules = Extract<ToJail, { type: "modules" }>;
@@ -94,6 +95,8 @@ const LOST = Symbol();
 const LOST_AFTER = 50;
 let stackLost = () => {};
 let prelude: Prelude;
+/** What a sleep does to the clock of a seeded sandbox. */
+let slept = (_milliseconds: number) => {};
 let loadings: typeof Loadings;
 let memory: PyodideModule;
 let takeSnapshot: Py["makeMemorySnapshot"];
@@ -170,7 +173,10 @@ const parked = new Map<number, number>();
 const bridge = {
   call: (request: string) => waitFor(job, (id) => send({ type: "call", id, request })),
   emit: (stream: string, text: string) => send({ type: "printed", stream, text }),
-  sleep: (milliseconds: number) => waitFor(job, (id) => void later(() => settle(id, ""), milliseconds)),
+  sleep: (milliseconds: number) => {
+    slept(milliseconds);
+    return waitFor(job, (id) => void later(() => settle(id, ""), milliseconds));
+  },
   finish: (value: string) => send({ type: "final", value }),
   spawn: (job: PyFunction) => {
     const kept = job.copy();
@@ -265,6 +271,8 @@ async function loadPyodide(
     lockFileContents: { info: assets.platform, packages: {} },
     createPyodideModule,
     jsglobals: Object.create(null),
+    // hashes are in the image: they cannot differ between two sandboxes, and so are the same everywhere
+    env: { HOME: "/home/pyodide", PYTHONHASHSEED: "0" },
     stdin: () => null,
     stdout: () => {},
     stderr: () => {},
@@ -342,11 +350,12 @@ async function bootSandbox(
 async function start(): Promise<void> {
   const started = now();
   const modules = await arrivals.modules.promise;
-  let realm: typeof Realm;
-  [realm, images, loadings] = await Promise.all([
+  let realm: typeof Realm, seeds: typeof Seeds;
+  [realm, images, loadings, seeds] = await Promise.all([
     import(modules.realm),
     import(modules.image),
     import(modules.loading),
+    import(modules.seed),
   ]);
   realm.removeOutside();
   for (const name of ["postMessage", "close"]) delete (globalThis as unknown as Settings)[name];
@@ -366,6 +375,8 @@ async function start(): Promise<void> {
   interrupts = boot.interrupts;
   py.setInterruptBuffer(signals);
   prelude = py.pyimport("rlm_prelude");
+  const { seed, clock } = JSON.parse(boot.settings);
+  if (seed !== null) slept = seeds.fix(seed, clock);
   prelude.connect(bridge, boot.settings);
   // what a first cell compiles of the interpreter, its own first cell need not
   if (!boot.resumes) await prelude.run_cell.callPromising("0;", 0);

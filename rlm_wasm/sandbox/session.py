@@ -63,9 +63,11 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     (characters), `limit` and `words`; None for our own. `echo`: show the value of a bare last expression.
     `timeout`: seconds of computing for a cell.
     `wait_timeout`: seconds that a cell may wait for host functions, all waits together; then it is interrupted too.
-    `max_concurrency`: host functions running at once. `deno`: the path of a Deno binary. `use_image`: start from a
-    memory image on disk, and make one if there is none. `require="kernel"`: refuse to start where the operating
-    system's layer does not hold (see `Sandbox.isolation`).
+    `seed`: a number from which all that is random in the sandbox comes, while its clock stands still but for what is
+    counted, so that the same cells do the same each time; `clock`: where that clock begins, in seconds since the epoch
+    (the beginning of 2026 if None). `max_concurrency`: host functions running at once. `deno`: the path of a Deno
+    binary. `use_image`: start from a memory image on disk, and make one if there is none. `require="kernel"`: refuse to
+    start where the operating system's layer does not hold (see `Sandbox.isolation`).
     """
 
     functions: Mapping[str, HostFunction] = {}
@@ -80,6 +82,8 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     # a child run may take many minutes; past an hour something hangs
     wait_timeout: float = 3600.0
     max_concurrency: int = 16
+    seed: int | None = None
+    clock: float | None = None
     deno: str | os.PathLike[str] | None = None
     use_image: bool = True
     require: Literal["kernel"] | None = None
@@ -96,6 +100,10 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"{field} must be finite and above 0, not {value!r}")
         if self.memory_mb is not None and self.memory_mb > MAX_MEMORY_MB:
             raise ValueError(f"memory_mb: at most {MAX_MEMORY_MB}, the address space of 32-bit WebAssembly")
+        if self.seed is not None and not 0 <= self.seed < 1 << 53:
+            raise ValueError(f"seed must be a whole number from 0 to 2**53 - 1, not {self.seed!r}")
+        if self.clock is not None and (self.seed is None or not 0 < self.clock < 1 << 34):
+            raise ValueError(f"clock must be seconds since the epoch, beside a seed, not {self.clock!r}")
         if self.max_output_words is not None and self.max_output_words < 1:
             raise ValueError("max_output_words must be above 0")
         if self.output_keep not in ("both", "head", "tail"):
@@ -345,6 +353,10 @@ async def initialize(
         params["output_mark"] = options.output_mark
     if not options.echo:
         params["echo"] = False
+    if options.seed is not None:
+        params["seed"] = options.seed
+        if options.clock is not None:
+            params["clock"] = options.clock
     blobs: tuple[memoryview, ...] = ()
     if checkpoint is not None:
         params["resumes_after"] = checkpoint.cells

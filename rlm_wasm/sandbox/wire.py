@@ -9,7 +9,7 @@ the same direction refers to them. A client that never sends a blob loses nothin
 **Methods of the child.** Version 1; `protocol` is checked by both sides in the first exchange.
 
     initialize   {protocol, functions: [name], output_chars, output_words?, output_keep?, output_mark?, echo?,
-                  memory_mb?, image?: blob, resumes_after?}
+                  memory_mb?, seed?, clock?, image?: blob, resumes_after?}
                                              -> {protocol, deno, v8}
     prepare      {head: blob, wasm?: blob}   -> null                        an image is coming: this is its head
     make_image   {protocol}                  -> {protocol, image: blob}     the blob is sent ahead of the reply
