@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from rlm_wasm.cards import card, dollars, text_of
 from rlm_wasm.citations import Citation
 from rlm_wasm.errors import LimitExceeded
 from rlm_wasm.limits import Usage
@@ -94,3 +95,21 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
             raise LimitExceeded(self.limit.limit, self.limit.used, self.limit.allowed, partial=self)
         # somebody stopped it: there is no figure that was passed
         raise LimitExceeded(self.stopped_by, self.seconds, self.seconds, partial=self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the question, the answer, what ended the run and what it took."""
+        usage, found = self.usage, sum(citation.found for citation in self.citations)
+        facts = {
+            "stopped by": self.stopped_by,
+            "seconds": f"{self.seconds:.1f}",
+            "iterations": f"{len(self.trajectory):,}",
+            "model calls": f"{usage.calls:,}",
+            "tokens": f"{usage.input_tokens:,} in, {usage.output_tokens:,} out",
+            "dollars": dollars(usage.usd),
+        }
+        if self.children:
+            facts["child runs"] = f"{len(self.children):,}"
+        if self.citations:
+            facts["citations"] = f"{found:,} of {len(self.citations):,} found in the context"
+        answer = ("", text_of(self.response)) if self.response is not None else ("no answer", text_of(self.partial))
+        return card(self.question, facts, [answer])

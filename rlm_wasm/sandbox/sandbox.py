@@ -19,6 +19,7 @@ import anyio.abc
 import anyio.to_thread
 import msgspec
 
+from rlm_wasm.cards import card, text_of
 from rlm_wasm.errors import ProtocolError, SandboxCrashed, SandboxError, SandboxStartError, SandboxTimeout
 from rlm_wasm.sandbox import image as images
 from rlm_wasm.sandbox import memory
@@ -79,6 +80,20 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
     names: tuple[str, ...] = ()
     kept: int | None = None
     restored: tuple[str, ...] = ()
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the output, the traceback, and what was given to FINAL."""
+        facts = {"seconds": f"{self.seconds:.2f}"}
+        if self.truncated:
+            facts["left out"] = f"{self.truncated:,} characters"
+        if self.lost:
+            facts["lost"] = ", ".join(self.lost)
+        texts = [("", self.output)] if self.output else []
+        texts += [("error", self.error)] if self.error is not None else []
+        texts += [("value", text_of(self.value))] if self.value is not None else []
+        texts += [("final", text_of(self.final))] if self.has_final else []
+        how = "ran out of time" if self.timed_out else "failed" if self.error is not None else "ran"
+        return card(f"The cell {how}" + ("" if texts else ", and printed nothing"), facts, texts)
 
 
 class Sandbox:

@@ -20,11 +20,12 @@ from typing import Any, cast
 
 import msgspec
 
+from rlm_wasm.cards import text_of
 from rlm_wasm.events import BudgetSpent, Event, Printed, RootStreamed
 from rlm_wasm.images import Image
 
 # in the order in which they are run; each is a plain script, and what one declares the next ones know
-_SCRIPTS = ("model", "text", "python", "timeline", "tree", "steps", "calls", "costs", "search", "main")
+_SCRIPTS = ("model", "text", "python", "spans", "timeline", "tree", "steps", "calls", "costs", "search", "main")
 # what a page has no use for: it stands in other events as a whole
 _LEFT_OUT = (BudgetSpent, Printed, RootStreamed)
 # values of a cell, a caller or a typed answer: any type, shown as text
@@ -109,18 +110,3 @@ def _plain(value: object) -> object:
             return [_plain(item) for item in cast("Sequence[object]", value)]
         case _:
             return text_of(value)
-
-
-def text_of(value: object) -> str:
-    """Any value as a person reads it: a str as it is, what is like JSON as indented JSON, else its repr."""
-    if isinstance(value, str):
-        return value
-    try:
-        plain = msgspec.to_builtins(value, builtin_types=(bytes, bytearray), str_keys=True, enc_hook=repr)
-        return json.dumps(plain, indent=2, ensure_ascii=False, default=repr)
-    except Exception:
-        # deeper than the stack, an int of too many digits, keys that are no text
-        try:
-            return repr(value)
-        except Exception as error:
-            return f"(a {type(value).__name__} that cannot be shown: {type(error).__name__})"

@@ -40,8 +40,9 @@ class Made:
         self.run: str = how.pop("run", "root")
         self.parent: str | None = how.pop("parent", None)
         self.depth: int = how.pop("depth", 0)
+        self.above: Made | None = how.pop("above", None)
         self.iteration = 0
-        self._calls = self._cells = self._tokens_in = self._tokens_out = 0
+        self._calls = self._cells = self._model_calls = self._tokens_in = self._tokens_out = 0
         self._usd = 0.0
         self._asked: list[Message] = []
         self._began = self._iterated = self.clock.now
@@ -121,7 +122,7 @@ class Made:
         self.say(
             RunStopped(
                 stopped_by=stopped_by,
-                calls=self._calls + self.iteration,
+                calls=self._model_calls,
                 input_tokens=self._tokens_in,
                 output_tokens=self._tokens_out,
                 usd=usd if usd is not None else (self._usd or None),
@@ -135,3 +136,6 @@ class Made:
         self._tokens_in += tokens[0]
         self._tokens_out += tokens[1]
         self._usd += usd or 0.0
+        self._model_calls += 1
+        if self.above is not None:
+            self.above._spend(tokens, usd)

@@ -68,6 +68,7 @@ def _children(made: Made, dice: random.Random) -> None:
             inner = Made(
                 question,
                 events=made.events,
+                above=made,
                 clock=made.clock,
                 run=f"child{number}",
                 parent="root",

@@ -20,12 +20,12 @@ from rlm_wasm.citations import Citation
 from rlm_wasm.events import CellInterrupted, Event, FunctionCalled, Record, RootAsked, SandboxReplaced
 from rlm_wasm.prompts import Message, ToolCall
 from rlm_wasm.trace import html
-from rlm_wasm.trace.html import page, report, text_of
+from rlm_wasm.trace.html import page, report
 from tests.trace import browsing, picture
 from tests.trace.made import Made
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Locator, Page
+    from playwright.sync_api import Browser, Dialog, Locator, Page
 
 VIEWER = Path(html.__file__).with_name("viewer")
 
@@ -50,13 +50,17 @@ def look(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Page]]:
     said: list[str] = []
     asked: list[str] = []
 
+    def hear_dialog(dialog: Dialog) -> None:
+        said.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
     def open_it(events: Sequence[Event], *, width: int = 1280, height: int = 900, scheme: Any = "light") -> Page:
         path = report(events, tmp_path / f"report{len(opened)}.html")
         shown = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
         shown.set_default_timeout(20_000)
         shown.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
         shown.on("pageerror", lambda error: said.append(f"error: {error.stack}"))
-        shown.on("dialog", lambda dialog: (said.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        shown.on("dialog", hear_dialog)
         shown.on("request", lambda request: asked.append(request.url))
         shown.goto(path.as_uri())
         opened.append(shown)
@@ -570,26 +574,12 @@ class Unshowable:
         raise RuntimeError("no")
 
 
-class Point(msgspec.Struct):
-    x: int
-
-
-def test_values_of_any_type_become_text() -> None:
+def test_answers_of_any_type_stand_in_the_page() -> None:
     deep: list[Any] = []
     for _ in range(100_000):
         deep = [deep]
-    assert text_of("as it is") == "as it is"
-    assert text_of({"a": [1, None]}) == '{\n  "a": [\n    1,\n    null\n  ]\n}'
-    assert text_of([Point(1)]) == '[\n  {\n    "x": 1\n  }\n]'
-    assert text_of([b"ab"]) == "[\n  \"b'ab'\"\n]"
-    assert text_of({1: {2}}) == '{\n  "1": [\n    2\n  ]\n}'
-    assert text_of(float("nan")) in ("NaN", "null")
-    assert text_of(10**5000) == "(a int that cannot be shown: ValueError)"
-    assert "cannot be shown" in text_of(Unshowable())
-    assert text_of(deep)
     for value in (deep, Unshowable(), 10**5000, float("inf"), {object(): 1}, b"\x00", {"k": Unshowable()}):
-        made = page(with_one(response=value))
-        assert "run report" in made
+        assert '"response_type":' in page(with_one(response=value))
 
 
 def test_what_is_shown_for_a_moment_alone_is_left_out(anyio_backend: str) -> None:
