@@ -173,9 +173,8 @@ def main() -> None:
     from playwright.sync_api import sync_playwright
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright, chromium(playwright) as browser:
-        page = browser.new_page(viewport={"width": 1240, "height": 1010}, color_scheme="light")
+        page = browser.new_page(viewport={"width": 1240, "height": 1000}, color_scheme="light")
         page.goto(report(a_run(), Path(folder) / "report.html").as_uri())
-        page.get_by_role("application").hover(position={"x": 900, "y": 60})
         page.screenshot(path=PICTURE)
     sys.stderr.write(f"{PICTURE}: {PICTURE.stat().st_size:,} bytes\n")
 

@@ -45,6 +45,12 @@ function failed(span) {
   return Boolean(span.error ?? span.finished?.error) || Boolean(span.open);
 }
 
+// The spans that a span waited for itself.
+function below(span) {
+  const asked = [...(span.calls ?? []), ...(span.functions ?? [])];
+  return new Set([...asked, ...(span.child?.iterations.flatMap((iteration) => [...iteration.asks, ...iteration.cells]) ?? [])]);
+}
+
 function titleOf(span) {
   if (span.kind === "reply") return `reply ${span.iteration.number}`;
   if (span.kind === "cell") return `cell ${span.number}`;

@@ -286,7 +286,7 @@ class Timeline {
 
   drawBars(pen) {
     const focus = this.hovered ?? this.chosen;
-    const lit = focus ? this.above(focus.span) : null;
+    const lit = focus ? this.above(focus.span).union(below(focus.span)) : null;
     const top = this.frame.scrollTop - this.lane, bottom = this.frame.scrollTop + this.frame.clientHeight;
     const gap = this.lane > 8 ? 2 : 1;
     for (const bar of this.layout.bars) {
@@ -307,7 +307,7 @@ class Timeline {
   drawBar(pen, span, y, height, lit) {
     const from = Math.max(-5, this.x(span.start)), to = Math.min(this.width + 2 * SIDE + 5, this.x(span.end));
     const wide = Math.max(1.5, to - from - (to - from > 4 ? 1 : 0));
-    const bright = !lit || lit.has(span) ? 1 : 0.3;
+    const bright = !lit || lit.has(span) ? 1 : 0.4;
     pen.fillStyle = failed(span) ? this.colour.error : this.colour[kindOf(span)];
     const waited = span.waited ? Math.min(wide, Math.max(0, this.x(span.start + span.waited) - from)) : 0;
     pen.globalAlpha = bright * 0.3;
