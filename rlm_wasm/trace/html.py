@@ -25,7 +25,20 @@ from rlm_wasm.events import BudgetSpent, Event, Printed, RootStreamed
 from rlm_wasm.images import Image
 
 # in the order in which they are run; each is a plain script, and what one declares the next ones know
-_SCRIPTS = ("model", "text", "python", "spans", "timeline", "tree", "steps", "calls", "costs", "search", "main")
+_SCRIPTS = (
+    "model",
+    "text",
+    "python",
+    "spans",
+    "picture",
+    "timeline",
+    "tree",
+    "steps",
+    "calls",
+    "costs",
+    "search",
+    "main",
+)
 # what a page has no use for: it stands in other events as a whole
 _LEFT_OUT = (BudgetSpent, Printed, RootStreamed)
 # values of a cell, a caller or a typed answer: any type, shown as text

@@ -23,7 +23,9 @@ function figures(root) {
   const models = new Set([root.model, ...[...charges(root)].map(({ span }) => span.model)].filter(Boolean));
   const paid = [...charges(root)];
   const input = stopped ? stopped.input_tokens ?? 0 : paid.reduce((total, { span }) => total + span.input, 0);
-  const output = stopped ? stopped.output_tokens ?? 0 : paid.reduce((total, { span }) => total + span.output, 0);
+  const output = stopped
+    ? stopped.output_tokens ?? 0
+    : paid.reduce((total, { span }) => total + span.output, 0);
   return [
     ["stopped by", stopped ? stopped.stopped_by : "cut off"],
     ["time", seconds(stopped?.seconds ?? root.end - root.start)],
@@ -33,7 +35,10 @@ function figures(root) {
     ["model calls", count(stopped?.calls ?? paid.length)],
     ["iterations", count(root.iterations.filter((iteration) => iteration.number).length)],
     ...(all.length > 1 ? [["child runs", count(all.length - 1)]] : []),
-    [models.size > 1 ? "models" : "model", [...models].slice(0, 6).map((name) => line(name, 60)).join(", ") || "\u2013"],
+    [
+      models.size > 1 ? "models" : "model",
+      [...models].slice(0, 6).map((name) => line(name, 60)).join(", ") || "\u2013",
+    ],
   ];
 }
 
@@ -41,13 +46,30 @@ function answerOf(run, key) {
   const stopped = run.stopped;
   if (stopped?.response !== undefined) {
     const kind = stopped.response_type === "str" ? "prose" : "value";
-    return textBox(stopped.response, { kind: `answer ${kind}`, key, python: kind === "value", label: "Answer" });
+    return textBox(stopped.response, {
+      kind: `answer ${kind}`,
+      key,
+      python: kind === "value",
+      label: "Answer",
+    });
   }
   if (stopped?.partial !== undefined) {
-    return make("div", {}, make("p", { class: "note" }, "There is no answer. This came nearest:"),
-      textBox(stopped.partial, { kind: "answer value", key: key === "response" ? "partial" : key, label: "What came nearest" }));
+    return make(
+      "div",
+      {},
+      make("p", { class: "note" }, "There is no answer. This came nearest:"),
+      textBox(stopped.partial, {
+        kind: "answer value",
+        key: key === "response" ? "partial" : key,
+        label: "What came nearest",
+      }),
+    );
   }
-  return make("p", { class: "empty" }, stopped ? "The run ended without an answer." : "The run was cut off, or is not over.");
+  return make(
+    "p",
+    { class: "empty" },
+    stopped ? "The run ended without an answer." : "The run was cut off, or is not over.",
+  );
 }
 
 function citationsOf(stopped) {
@@ -56,16 +78,30 @@ function citationsOf(stopped) {
   const found = citations.filter((citation) => citation.found).length;
   const list = make("ol", { class: "citations" });
   paged(list, [...citations.entries()], ([index, citation]) => {
-    const where = citation.found ? [
-      (citation.document ?? null) !== null ? `in ${line(citation.document, 80)}` : "in the context",
-      (citation.start ?? null) !== null ? `characters ${count(citation.start)} to ${count(citation.end)}` : "",
-      citation.exact === false ? "with other spaces between the words" : "",
-    ].filter(Boolean).join(", ") : "not in the context";
-    return make("li", { class: citation.found ? "found" : "missing" },
-      make("p", {}, make("b", {}, citation.found ? "found" : "not found"), make("span", { class: "soft" }, ` ${where}`)),
-      textBox(citation.text ?? "", { key: `citation/${index}`, kind: "prose", label: "Citation" }));
+    const where = citation.found
+      ? [
+        (citation.document ?? null) !== null ? `in ${line(citation.document, 80)}` : "in the context",
+        (citation.start ?? null) !== null
+          ? `characters ${count(citation.start)} to ${count(citation.end)}`
+          : "",
+        citation.exact === false ? "with other spaces between the words" : "",
+      ].filter(Boolean).join(", ")
+      : "not in the context";
+    return make(
+      "li",
+      { class: citation.found ? "found" : "missing" },
+      make(
+        "p",
+        {},
+        make("b", {}, citation.found ? "found" : "not found"),
+        make("span", { class: "soft" }, ` ${where}`),
+      ),
+      textBox(citation.text ?? "", { key: `citation/${index}`, kind: "prose", label: "Citation" }),
+    );
   }, 20);
-  return fold(`Citations: ${count(found)} of ${count(citations.length)} found in the context`, () => list, { open: citations.length <= 5 });
+  return fold(`Citations: ${count(found)} of ${count(citations.length)} found in the context`, () => list, {
+    open: citations.length <= 5,
+  });
 }
 
 class Report {
@@ -82,12 +118,29 @@ class Report {
     this.answer(root);
     const steps = document.getElementById("steps");
     const side = make("div", { class: "side" }), inside = make("div", { class: "inside" });
-    steps.replaceChildren(make("div", { class: "title" }, make("h2", { id: "steps-title" }, "Steps")), make("div", { class: "columns" }, side, inside));
-    const go = { run: (run) => this.goRun(run, true), call: (call) => this.goCall(call), step: (call) => this.goStep(call.iteration), calls: (cell) => this.goCalls(cell) };
+    steps.replaceChildren(
+      make("div", { class: "title" }, make("h2", { id: "steps-title" }, "Steps")),
+      make("div", { class: "columns" }, side, inside),
+    );
+    const go = {
+      run: (run) => this.goRun(run, true),
+      call: (call) => this.goCall(call),
+      step: (call) => this.goStep(call.iteration),
+      calls: (cell) => this.goCalls(cell),
+    };
     this.steps = new Steps(inside, go);
     this.calls = new Calls(document.getElementById("calls"), this.model, root, go);
-    this.tree = new RunTree(side, root, (run, iteration, call) => call ? this.goCall(call) : iteration ? this.goStep(iteration) : this.goRun(run, false));
-    this.timeline = new Timeline(document.getElementById("timeline"), root, (span) => span.kind === "call" ? this.goCall(span) : this.goStep(span.iteration));
+    this.tree = new RunTree(
+      side,
+      root,
+      (run, iteration, call) =>
+        call ? this.goCall(call) : iteration ? this.goStep(iteration) : this.goRun(run, false),
+    );
+    this.timeline = new Timeline(
+      document.getElementById("timeline"),
+      root,
+      (span) => span.kind === "call" ? this.goCall(span) : this.goStep(span.iteration),
+    );
     this.costs = new Costs(document.getElementById("costs"), root);
     this.search = new Search(this.model, root, (place) => this.goText(place));
     this.goRun(root, false);
@@ -95,28 +148,54 @@ class Report {
 
   answer(root) {
     const section = document.getElementById("answer");
-    const pairs = figures(root).map(([name, value]) => make("div", {}, make("dt", {}, name),
-      make("dd", { class: name === "stopped by" && value !== "final" ? "wrong" : "" }, make("bdi", {}, String(value)))));
+    const pairs = figures(root).map(([name, value]) =>
+      make(
+        "div",
+        {},
+        make("dt", {}, name),
+        make(
+          "dd",
+          { class: name === "stopped by" && value !== "final" ? "wrong" : "" },
+          make("bdi", {}, String(value)),
+        ),
+      )
+    );
     section.replaceChildren();
     if (this.model.roots.length > 1) section.append(this.choice());
     section.append(
-      make("h1", {}, root.question.length > 400 ? "A long question" : put(make("bdi", {}), root.question || "A run")),
-      ...(root.question.length > 400 ? [textBox(root.question, { key: "question", kind: "prose", label: "Question" })] : []),
+      make(
+        "h1",
+        {},
+        root.question.length > 400 ? "A long question" : put(make("bdi", {}), root.question || "A run"),
+      ),
+      ...(root.question.length > 400
+        ? [textBox(root.question, { key: "question", kind: "prose", label: "Question" })]
+        : []),
       make("p", { class: "context soft" }, isolated(root.context, 300)),
       answerOf(root, "response"),
-      make("dl", { class: "figures" }, pairs));
+      make("dl", { class: "figures" }, pairs),
+    );
     if (root.stopped?.limit) {
       const [limit, used, allowed] = root.stopped.limit;
-      section.append(make("p", { class: "note" }, `The limit of ${line(limit, 40)} ended it: ${used} used of ${allowed}.`));
+      section.append(
+        make("p", { class: "note" }, `The limit of ${line(limit, 40)} ended it: ${used} used of ${allowed}.`),
+      );
     }
-    if (root.stopped?.failure) section.append(textBox(root.stopped.failure, { kind: "error", label: "Failure" }));
+    if (root.stopped?.failure) {
+      section.append(textBox(root.stopped.failure, { kind: "error", label: "Failure" }));
+    }
     const citations = citationsOf(root.stopped);
     if (citations) section.append(citations);
   }
 
   choice() {
-    const select = make("select", { "aria-label": "Run", change: () => this.show(this.model.roots[Number(select.value)]) },
-      this.model.roots.map((root, index) => make("option", { value: index }, `${index + 1}. ${line(root.question, 80)}`)));
+    const select = make(
+      "select",
+      { "aria-label": "Run", change: () => this.show(this.model.roots[Number(select.value)]) },
+      this.model.roots.map((root, index) =>
+        make("option", { value: index }, `${index + 1}. ${line(root.question, 80)}`)
+      ),
+    );
     select.value = String(this.model.roots.indexOf(this.root));
     return select;
   }
@@ -196,9 +275,22 @@ class Theme {
 
 function shortcuts() {
   const dialog = document.getElementById("shortcuts");
-  dialog.append(make("h2", { id: "shortcuts-title" }, "Keys"),
-    make("dl", {}, KEYS.map(([key, does]) => make("div", {}, make("dt", {}, key.split("  ").map((one) => make("kbd", {}, one))), make("dd", {}, does)))),
-    make("button", { type: "button", click: () => dialog.close() }, "Close"));
+  dialog.append(
+    make("h2", { id: "shortcuts-title" }, "Keys"),
+    make(
+      "dl",
+      {},
+      KEYS.map(([key, does]) =>
+        make(
+          "div",
+          {},
+          make("dt", {}, key.split("  ").map((one) => make("kbd", {}, one))),
+          make("dd", {}, does),
+        )
+      ),
+    ),
+    make("button", { type: "button", click: () => dialog.close() }, "Close"),
+  );
   document.getElementById("help").addEventListener("click", () => dialog.showModal());
   return dialog;
 }
@@ -213,7 +305,7 @@ function listenToKeys(report, theme, dialog) {
     k: () => report.stepBy(-1),
     "]": () => report.runBy(1),
     "[": () => report.runBy(-1),
-    e: () => report.steps.openAll((open = !open)),
+    e: () => report.steps.openAll(open = !open),
     t: () => theme.next(),
     "?": () => dialog.showModal(),
     Escape: () => report.search.clear(),
@@ -236,5 +328,7 @@ if (model.roots.length) {
   const report = new Report(model);
   listenToKeys(report, new Theme(() => (report.timeline.colours(), report.timeline.draw())), shortcuts());
 } else {
-  document.getElementById("report").replaceChildren(make("p", { class: "empty" }, "There are no events in this report."));
+  document.getElementById("report").replaceChildren(
+    make("p", { class: "empty" }, "There are no events in this report."),
+  );
 }

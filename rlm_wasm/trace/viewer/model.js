@@ -1,5 +1,6 @@
 // Events become a tree: runs, their iterations, the cells in them, the calls of the cells, the children of the calls.
 // Times are in seconds on the clock of the host. Knows nothing of the page.
+// deno-lint-ignore-file no-unused-vars -- the scripts of a page share what they declare
 "use strict";
 
 function readEvents(events) {
@@ -22,10 +23,28 @@ function runOf(model, event) {
   if (!run) {
     const start = event.monotonic ?? 0;
     run = {
-      id, parentId: event.parent ?? null, parent: null, parentCall: null, call: null, depth: event.depth ?? 0,
-      question: "", context: "", contextValue: null, settings: null, model: "", subModel: "",
-      start, end: start, stopped: null, iterations: [], children: [], calls: new Map(), replaced: [], cell: null,
-      place: "", root: null,
+      id,
+      parentId: event.parent ?? null,
+      parent: null,
+      parentCall: null,
+      call: null,
+      depth: event.depth ?? 0,
+      question: "",
+      context: "",
+      contextValue: null,
+      settings: null,
+      model: "",
+      subModel: "",
+      start,
+      end: start,
+      stopped: null,
+      iterations: [],
+      children: [],
+      calls: new Map(),
+      replaced: [],
+      cell: null,
+      place: "",
+      root: null,
     };
     model.runs.set(id, run);
   }
@@ -37,8 +56,17 @@ function iterationOf(run, event) {
   let iteration = run.iterations.at(-1);
   if (!iteration || iteration.number !== count) {
     iteration = {
-      run, number: count, start: event.monotonic ?? 0, end: event.monotonic ?? 0, seconds: null, observation: null,
-      asks: [], cells: [], calls: [], functions: [], replaced: [],
+      run,
+      number: count,
+      start: event.monotonic ?? 0,
+      end: event.monotonic ?? 0,
+      seconds: null,
+      observation: null,
+      asks: [],
+      cells: [],
+      calls: [],
+      functions: [],
+      replaced: [],
     };
     run.iterations.push(iteration);
   }
@@ -49,9 +77,14 @@ function iterationOf(run, event) {
 const READERS = {
   RunStarted(_model, run, event) {
     Object.assign(run, {
-      question: event.question ?? "", context: event.context ?? "", contextValue: event.context_value ?? null,
-      settings: event.settings ?? null, model: event.model ?? "", subModel: event.sub_model ?? "",
-      call: event.call ?? null, start: event.monotonic ?? 0,
+      question: event.question ?? "",
+      context: event.context ?? "",
+      contextValue: event.context_value ?? null,
+      settings: event.settings ?? null,
+      model: event.model ?? "",
+      subModel: event.sub_model ?? "",
+      call: event.call ?? null,
+      start: event.monotonic ?? 0,
     });
   },
   IterationStarted(_model, run, event) {
@@ -65,27 +98,61 @@ const READERS = {
   RootAsked(_model, run, event) {
     const iteration = iterationOf(run, event);
     iteration.asks.push({
-      kind: "reply", run, iteration, start: event.monotonic ?? 0, end: null, same: event.same ?? 0,
-      messages: event.messages ?? [], text: null, input: 0, output: 0, usd: null, cached: false, model: run.model, tools: [],
+      kind: "reply",
+      run,
+      iteration,
+      start: event.monotonic ?? 0,
+      end: null,
+      same: event.same ?? 0,
+      messages: event.messages ?? [],
+      text: null,
+      input: 0,
+      output: 0,
+      usd: null,
+      cached: false,
+      model: run.model,
+      tools: [],
     });
   },
   RootReplied(_model, run, event) {
     const iteration = iterationOf(run, event);
     let ask = iteration.asks.findLast((one) => one.end === null);
     if (!ask) {
-      ask = { kind: "reply", run, iteration, start: (event.monotonic ?? 0) - (event.seconds ?? 0), same: 0, messages: [] };
+      ask = {
+        kind: "reply",
+        run,
+        iteration,
+        start: (event.monotonic ?? 0) - (event.seconds ?? 0),
+        same: 0,
+        messages: [],
+      };
       iteration.asks.push(ask);
     }
     Object.assign(ask, {
-      end: event.monotonic ?? 0, text: event.text ?? "", input: event.input_tokens ?? 0, output: event.output_tokens ?? 0,
-      usd: event.usd ?? null, cached: event.cached ?? false, model: event.model || run.model, tools: event.calls ?? [],
+      end: event.monotonic ?? 0,
+      text: event.text ?? "",
+      input: event.input_tokens ?? 0,
+      output: event.output_tokens ?? 0,
+      usd: event.usd ?? null,
+      cached: event.cached ?? false,
+      model: event.model || run.model,
+      tools: event.calls ?? [],
     });
   },
   CellStarted(_model, run, event) {
     const iteration = iterationOf(run, event);
     run.cell = {
-      kind: "cell", run, iteration, number: event.cell || iteration.cells.length + 1, code: event.code ?? "",
-      start: event.monotonic ?? 0, end: null, finished: null, interrupted: false, calls: [], functions: [],
+      kind: "cell",
+      run,
+      iteration,
+      number: event.cell || iteration.cells.length + 1,
+      code: event.code ?? "",
+      start: event.monotonic ?? 0,
+      end: null,
+      finished: null,
+      interrupted: false,
+      calls: [],
+      functions: [],
     };
     iteration.cells.push(run.cell);
   },
@@ -100,9 +167,26 @@ const READERS = {
   CallStarted(model, run, event) {
     const iteration = iterationOf(run, event);
     const call = {
-      kind: "call", run, iteration, cell: run.cell, number: event.call ?? 0, function: event.function ?? "",
-      model: event.model ?? "", prompt: event.prompt ?? "", of: event.of ?? 1, start: event.monotonic ?? 0, end: null,
-      seconds: null, waited: 0, reply: "", error: null, input: 0, output: 0, usd: null, cached: false, child: null,
+      kind: "call",
+      run,
+      iteration,
+      cell: run.cell,
+      number: event.call ?? 0,
+      function: event.function ?? "",
+      model: event.model ?? "",
+      prompt: event.prompt ?? "",
+      of: event.of ?? 1,
+      start: event.monotonic ?? 0,
+      end: null,
+      seconds: null,
+      waited: 0,
+      reply: "",
+      error: null,
+      input: 0,
+      output: 0,
+      usd: null,
+      cached: false,
+      child: null,
     };
     run.calls.set(call.number, call);
     iteration.calls.push(call);
@@ -113,18 +197,32 @@ const READERS = {
     const call = run.calls.get(event.call ?? 0);
     if (!call) return;
     Object.assign(call, {
-      end: event.monotonic ?? 0, seconds: event.seconds ?? 0, waited: event.waited ?? 0, reply: event.reply ?? "",
-      error: event.error ?? null, input: event.input_tokens ?? 0, output: event.output_tokens ?? 0,
-      usd: event.usd ?? null, cached: event.cached ?? false,
+      end: event.monotonic ?? 0,
+      seconds: event.seconds ?? 0,
+      waited: event.waited ?? 0,
+      reply: event.reply ?? "",
+      error: event.error ?? null,
+      input: event.input_tokens ?? 0,
+      output: event.output_tokens ?? 0,
+      usd: event.usd ?? null,
+      cached: event.cached ?? false,
     });
     call.iteration.end = Math.max(call.iteration.end, call.end);
   },
   FunctionCalled(_model, run, event) {
     const iteration = iterationOf(run, event), end = event.monotonic ?? 0;
     const called = {
-      kind: "function", run, iteration, cell: run.cell, function: event.function ?? "", end,
-      start: end - (event.seconds ?? 0), arguments: event.arguments ?? "", named: event.named ?? "",
-      value: event.value ?? "", error: event.error ?? null,
+      kind: "function",
+      run,
+      iteration,
+      cell: run.cell,
+      function: event.function ?? "",
+      end,
+      start: end - (event.seconds ?? 0),
+      arguments: event.arguments ?? "",
+      named: event.named ?? "",
+      value: event.value ?? "",
+      error: event.error ?? null,
     };
     iteration.functions.push(called);
     run.cell?.functions.push(called);

@@ -1,4 +1,5 @@
 // Highlights Python: one pass over the text, whatever it is. What is not understood is plain.
+// deno-lint-ignore-file no-unused-vars -- the scripts of a page share what they declare
 "use strict";
 
 const KEYWORDS = new Set(
@@ -10,7 +11,8 @@ const BRIDGE = new Set(
     "llm_query_batched llm_query_json rlm_query rlm_query_batched outputs history").split(" "),
 );
 const WORD = /[\p{L}_][\p{L}\p{N}_]*/uy;
-const NUMBER = /(?:0[xXbBoO][\da-fA-F_]+|\d[\d_]*(?:\.[\d_]*)?(?:[eE][+-]?\d+)?j?|\.\d[\d_]*(?:[eE][+-]?\d+)?j?)/y;
+const NUMBER =
+  /(?:0[xXbBoO][\da-fA-F_]+|\d[\d_]*(?:\.[\d_]*)?(?:[eE][+-]?\d+)?j?|\.\d[\d_]*(?:[eE][+-]?\d+)?j?)/y;
 const PREFIX = /^(?:[rbuft]|rb|br|rf|fr|rt|tr)$/i;
 
 // The tokens of a text as [kind, from, to]; they do not overlap, and what lies between them is plain.

@@ -1,4 +1,5 @@
 // Search over all that was said: every text is looked through a little at a time, and a hit opens where it stands.
+// deno-lint-ignore-file no-unused-vars -- the scripts of a page share what they declare
 "use strict";
 
 const SLICE = 12; // milliseconds of looking before the page has its turn
@@ -8,8 +9,11 @@ const MOST_LISTED = 100;
 // Every text of a run and its children, once, with its place: [{label, kind, text, key, way, step | call}].
 function* textsOf(model, root) {
   yield { label: "question", kind: "question", text: root.question, key: "question" };
-  if (root.stopped?.response !== undefined) yield { label: "answer", kind: "answer", text: root.stopped.response, key: "response" };
-  else if (root.stopped?.partial !== undefined) yield { label: "partial answer", kind: "answer", text: root.stopped.partial, key: "partial" };
+  if (root.stopped?.response !== undefined) {
+    yield { label: "answer", kind: "answer", text: root.stopped.response, key: "response" };
+  } else if (root.stopped?.partial !== undefined) {
+    yield { label: "partial answer", kind: "answer", text: root.stopped.partial, key: "partial" };
+  }
   for (const [index, citation] of (root.stopped?.citations ?? []).entries()) {
     yield { label: "citation", kind: "citation", text: citation.text ?? "", key: `citation/${index}` };
   }
@@ -25,9 +29,21 @@ function* textsOf(model, root) {
 
 function* textsOfRun(run) {
   const place = { label: nameOf(run), run };
-  if (run.contextValue !== null) yield { ...place, kind: "context", text: run.contextValue, key: `${run.id}/context`, way: `${run.id}/about` };
-  if (run.parent && run.stopped?.response !== undefined) yield { ...place, kind: "answer", text: run.stopped.response, key: `${run.id}/answer` };
-  if (run.stopped?.failure) yield { ...place, kind: "error", text: run.stopped.failure, key: `${run.id}/failure` };
+  if (run.contextValue !== null) {
+    yield {
+      ...place,
+      kind: "context",
+      text: run.contextValue,
+      key: `${run.id}/context`,
+      way: `${run.id}/about`,
+    };
+  }
+  if (run.parent && run.stopped?.response !== undefined) {
+    yield { ...place, kind: "answer", text: run.stopped.response, key: `${run.id}/answer` };
+  }
+  if (run.stopped?.failure) {
+    yield { ...place, kind: "error", text: run.stopped.failure, key: `${run.id}/failure` };
+  }
   const known = new Set();
   for (const iteration of run.iterations) {
     for (const ask of iteration.asks) known.add(ask.text);
@@ -37,12 +53,27 @@ function* textsOfRun(run) {
 }
 
 function* textsOfIteration(iteration, known) {
-  const key = keyOf(iteration), place = { label: `${nameOf(iteration.run)}, iteration ${iteration.number}`, step: iteration };
+  const key = keyOf(iteration),
+    place = { label: `${nameOf(iteration.run)}, iteration ${iteration.number}`, step: iteration };
   for (const [index, message] of iteration.asks.flatMap((ask) => ask.messages).entries()) {
-    if (!known.has(message.content)) yield { ...place, kind: "sent", text: message.content ?? "", key: `${key}/message/${index}`, way: `${key}/sent` };
+    if (!known.has(message.content)) {
+      yield {
+        ...place,
+        kind: "sent",
+        text: message.content ?? "",
+        key: `${key}/message/${index}`,
+        way: `${key}/sent`,
+      };
+    }
   }
   for (const [index, ask] of iteration.asks.slice(0, -1).entries()) {
-    yield { ...place, kind: "reply", text: ask.text ?? "", key: `${key}/between/${index}`, way: `${key}/asked/${index}` };
+    yield {
+      ...place,
+      kind: "reply",
+      text: ask.text ?? "",
+      key: `${key}/between/${index}`,
+      way: `${key}/asked/${index}`,
+    };
   }
   for (const piece of piecesOf(iteration)) {
     if (!piece.cell) {
@@ -54,10 +85,24 @@ function* textsOfIteration(iteration, known) {
     if (done?.output) yield { ...place, kind: "output", text: done.output, key: `${at}/output` };
     if (done?.error) yield { ...place, kind: "error", text: done.error, key: `${at}/error` };
   }
-  if (iteration.observation !== null) yield { ...place, kind: "observation", text: iteration.observation, key: `${key}/observation`, way: `${key}/seen` };
+  if (iteration.observation !== null) {
+    yield {
+      ...place,
+      kind: "observation",
+      text: iteration.observation,
+      key: `${key}/observation`,
+      way: `${key}/seen`,
+    };
+  }
   for (const called of iteration.functions) {
     const text = [called.arguments, called.named, called.error ?? called.value].filter(Boolean).join("\n");
-    yield { ...place, label: `${place.label}, ${line(called.function, 40)}`, kind: "function", text, key: null };
+    yield {
+      ...place,
+      label: `${place.label}, ${line(called.function, 40)}`,
+      kind: "function",
+      text,
+      key: null,
+    };
   }
 }
 
@@ -82,8 +127,10 @@ class Search {
     document.getElementById("previous").onclick = () => this.step(-1);
     this.query.onfocus = () => (this.panel.hidden = !this.found?.length);
     this.panel.onkeydown = (event) => {
-      const buttons = [...this.panel.querySelectorAll("button")], at = buttons.indexOf(document.activeElement);
-      const to = { ArrowDown: buttons[at + 1], ArrowUp: buttons[at - 1] ?? this.query, Escape: this.query }[event.key];
+      const buttons = [...this.panel.querySelectorAll("button")],
+        at = buttons.indexOf(document.activeElement);
+      const to =
+        { ArrowDown: buttons[at + 1], ArrowUp: buttons[at - 1] ?? this.query, Escape: this.query }[event.key];
       if (!to) return;
       if (event.key === "Escape") this.panel.hidden = true;
       to.focus();
@@ -115,6 +162,7 @@ class Search {
       this.say("");
       return;
     }
+    this.say("\u2026");
     const pattern = new RegExp(escaped(words), "giu"), texts = textsOf(this.model, this.root);
     const some = () => {
       if (turn !== this.turn) return;
@@ -136,8 +184,12 @@ class Search {
     const text = String(place.text ?? "");
     let here = 0;
     for (const match of text.matchAll(pattern)) {
-      if (this.hits.length < MOST_HITS) this.hits.push({ place, offset: match.index, length: match[0].length });
-      if (here++ === 0 && this.found.length < MOST_LISTED) this.found.push({ place, first: this.hits.length - 1, offset: match.index, length: match[0].length });
+      if (this.hits.length < MOST_HITS) {
+        this.hits.push({ place, offset: match.index, length: match[0].length });
+      }
+      if (here++ === 0 && this.found.length < MOST_LISTED) {
+        this.found.push({ place, first: this.hits.length - 1, offset: match.index, length: match[0].length });
+      }
     }
     if (!here) return;
     this.total += here;
@@ -148,27 +200,54 @@ class Search {
 
   list() {
     const places = [...this.kinds.values()].reduce((sum, [, texts]) => sum + texts, 0);
-    const kinds = [...this.kinds].map(([kind, [hits]]) => make("li", {}, `${kind} `, make("b", {}, count(hits))));
+    const kinds = [...this.kinds].map(([kind, [hits]]) =>
+      make("li", {}, `${kind} `, make("b", {}, count(hits)))
+    );
     const items = this.found.map(({ place, first, offset, length, count: here }) => {
       const text = String(place.text), from = wholeEnd(text, Math.max(0, offset - 40));
-      return make("li", {}, make("button", { type: "button", click: () => ((this.at = first), this.jump()) },
-        make("span", { class: "soft" }, `${place.label} \u00b7 ${place.kind}${here > 1 ? ` \u00b7 ${count(here)} hits` : ""}`),
-        make("bdi", { class: "snippet" }, line(text.slice(from, offset), 60), from < offset && /\s/.test(text[offset - 1]) ? " " : "",
-          make("mark", {}, line(text.slice(offset, offset + length), 80)), /\s/.test(text[offset + length] ?? "") ? " " : "",
-          line(text.slice(offset + length, offset + length + 90), 80))));
+      return make(
+        "li",
+        {},
+        make(
+          "button",
+          { type: "button", click: () => ((this.at = first), this.jump()) },
+          make(
+            "span",
+            { class: "soft" },
+            `${place.label} \u00b7 ${place.kind}${here > 1 ? ` \u00b7 ${count(here)} hits` : ""}`,
+          ),
+          make(
+            "bdi",
+            { class: "snippet" },
+            line(text.slice(from, offset), 60),
+            from < offset && /\s/.test(text[offset - 1]) ? " " : "",
+            make("mark", {}, line(text.slice(offset, offset + length), 80)),
+            /\s/.test(text[offset + length] ?? "") ? " " : "",
+            line(text.slice(offset + length, offset + length + 90), 80),
+          ),
+        ),
+      );
     });
     const left = places - this.found.length;
     this.panel.replaceChildren(
-      make("p", { class: "soft" }, this.total ? `${plural(this.total, "hit")} in ${plural(places, "text")}` : "No hits."),
-      make("ul", { class: "kinds" }, kinds), make("ol", {}, items),
-      ...(left > 0 ? [make("p", { class: "soft" }, `and in ${plural(left, "more text")}`)] : []));
+      make(
+        "p",
+        { class: "soft" },
+        this.total ? `${plural(this.total, "hit")} in ${plural(places, "text")}` : "No hits.",
+      ),
+      make("ul", { class: "kinds" }, kinds),
+      make("ol", {}, items),
+      ...(left > 0 ? [make("p", { class: "soft" }, `and in ${plural(left, "more text")}`)] : []),
+    );
     this.panel.hidden = false;
     this.say(plural(this.total, "hit"));
   }
 
   step(by) {
     if (!this.hits.length) return;
-    this.at = this.at < 0 && by < 0 ? this.hits.length - 1 : (this.at + by + this.hits.length) % this.hits.length;
+    this.at = this.at < 0 && by < 0
+      ? this.hits.length - 1
+      : (this.at + by + this.hits.length) % this.hits.length;
     this.jump();
   }
 
@@ -195,8 +274,9 @@ class Search {
       }
       CSS.highlights.set("hit", new Highlight(...ranges));
       const place = ranges.length && ranges[0].getBoundingClientRect();
-      if (place && (place.top < 80 || place.bottom > innerHeight - 40)) scrollBy(0, place.top - innerHeight / 3);
-      else if (!place) box.scrollIntoView({ block: "center" });
+      if (place && (place.top < 80 || place.bottom > innerHeight - 40)) {
+        scrollBy(0, place.top - innerHeight / 3);
+      } else if (!place) box.scrollIntoView({ block: "center" });
     } else box.scrollIntoView({ block: "center" });
     // who goes from hit to hit by Enter stays in the field
     if (document.activeElement !== this.query) box.focus({ preventScroll: true });

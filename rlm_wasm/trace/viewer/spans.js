@@ -1,4 +1,5 @@
 // Spans, which are replies, cells, calls and host functions: in which rows they stand, and what they are in words.
+// deno-lint-ignore-file no-unused-vars -- the scripts of a page share what they declare
 "use strict";
 
 // Rows of all that a run did: [{span, row, under}], and how many rows.
@@ -10,7 +11,11 @@ function layOut(run) {
   }
   const spans = run.iterations.flatMap((iteration) => [...iteration.calls, ...iteration.functions]);
   spans.sort((one, other) => one.start - other.start);
-  const orphans = run.children.filter((child) => !child.parentCall).map((child) => ({ child, start: child.start, end: child.end }));
+  const orphans = run.children.filter((child) => !child.parentCall).map((child) => ({
+    child,
+    start: child.start,
+    end: child.end,
+  }));
   for (const span of [...spans, ...orphans]) {
     const inner = span.child ? layOut(span.child) : null;
     const height = (span.kind ? 1 : 0) + (inner?.rows ?? 0);
@@ -35,7 +40,13 @@ function freeRow(ends, start, height) {
   return row;
 }
 
-const KINDS = { reply: "Root model", cell: "Cell", call: "Sub call", child: "Child run", function: "Host function" };
+const KINDS = {
+  reply: "Root model",
+  cell: "Cell",
+  call: "Sub call",
+  child: "Child run",
+  function: "Host function",
+};
 
 function kindOf(span) {
   return span.child || span.function?.startsWith("rlm_query") ? "child" : span.kind;
@@ -48,7 +59,10 @@ function failed(span) {
 // The spans that a span waited for itself.
 function below(span) {
   const asked = [...(span.calls ?? []), ...(span.functions ?? [])];
-  return new Set([...asked, ...(span.child?.iterations.flatMap((iteration) => [...iteration.asks, ...iteration.cells]) ?? [])]);
+  return new Set([
+    ...asked,
+    ...(span.child?.iterations.flatMap((iteration) => [...iteration.asks, ...iteration.cells]) ?? []),
+  ]);
 }
 
 function titleOf(span) {
@@ -75,6 +89,8 @@ function factsOf(span) {
 function saidOf(span) {
   if (span.kind === "reply") return span.text ?? "(no reply)";
   if (span.kind === "cell") return span.code;
-  if (span.kind === "call") return `${span.prompt.slice(0, 400)} \u2192 ${span.error ?? span.reply.slice(0, 400)}`;
+  if (span.kind === "call") {
+    return `${span.prompt.slice(0, 400)} \u2192 ${span.error ?? span.reply.slice(0, 400)}`;
+  }
   return `${span.arguments} \u2192 ${span.error ?? span.value}`;
 }

@@ -1,5 +1,6 @@
 // Elements, and text in them. Text is text nodes and nothing else; what would be invisible or reorder what follows is
 // shown as a mark; what is long is cut, and all of it poured in a piece at a time.
+// deno-lint-ignore-file no-unused-vars -- the scripts of a page share what they declare
 "use strict";
 
 const CUT = 3000; // characters, or
@@ -9,11 +10,28 @@ const MOST_PYTHON = 100_000; // characters that are highlighted
 const MOST_MARKS = 200; // as elements of their own; past that they are plain text
 
 const HOSTILE =
+  // deno-lint-ignore no-control-regex -- they are what is looked for
   /(?:[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\ufff9-\ufffb]|\r(?!\n)|[\u{e0000}-\u{e007f}\u{e0100}-\u{e01ef}]|\p{Surrogate})+/gu;
 const MARKS = new Map([
-  [0x7f, "\u2421"], [0xad, "SHY"], [0x61c, "ALM"], [0x200b, "ZWSP"], [0x200e, "LRM"], [0x200f, "RLM"], [0x2028, "LS"],
-  [0x2029, "PS"], [0x202a, "LRE"], [0x202b, "RLE"], [0x202c, "PDF"], [0x202d, "LRO"], [0x202e, "RLO"], [0x2060, "WJ"],
-  [0x2066, "LRI"], [0x2067, "RLI"], [0x2068, "FSI"], [0x2069, "PDI"], [0xfeff, "BOM"],
+  [0x7f, "\u2421"],
+  [0xad, "SHY"],
+  [0x61c, "ALM"],
+  [0x200b, "ZWSP"],
+  [0x200e, "LRM"],
+  [0x200f, "RLM"],
+  [0x2028, "LS"],
+  [0x2029, "PS"],
+  [0x202a, "LRE"],
+  [0x202b, "RLE"],
+  [0x202c, "PDF"],
+  [0x202d, "LRO"],
+  [0x202e, "RLO"],
+  [0x2060, "WJ"],
+  [0x2066, "LRI"],
+  [0x2067, "RLI"],
+  [0x2068, "FSI"],
+  [0x2069, "PDI"],
+  [0xfeff, "BOM"],
 ]);
 
 // An element with its children; what is hostile in their text is marked, whoever gave it.
@@ -54,7 +72,9 @@ function put(parent, text) {
   for (const found of text.matchAll(HOSTILE)) {
     if (marked++ === MOST_MARKS) break;
     parent.append(text.slice(from, found.index));
-    parent.append(make("span", { class: "mark", title: "a character that would not show" }, marksOf(found[0])));
+    parent.append(
+      make("span", { class: "mark", title: "a character that would not show" }, marksOf(found[0])),
+    );
     from = found.index + found[0].length;
   }
   const rest = text.slice(from);
@@ -101,7 +121,12 @@ function textBox(text, { key = null, python = false, kind = "", label = "Text" }
   text = String(text);
   const pre = make("pre", {});
   const more = make("p", { class: "more" });
-  const box = make("div", { class: `text ${kind}`, tabindex: -1, role: "group", "aria-label": label }, pre, more);
+  const box = make(
+    "div",
+    { class: `text ${kind}`, tabindex: -1, role: "group", "aria-label": label },
+    pre,
+    more,
+  );
   const fill = (parent, part) => (python && text.length < MOST_PYTHON ? putPython : put)(parent, part);
   const showWindow = (from, to) => {
     pre.replaceChildren();
@@ -109,7 +134,11 @@ function textBox(text, { key = null, python = false, kind = "", label = "Text" }
     if (from > 0) pre.append(make("span", { class: "gap" }, `\u2026 ${count(from)} characters before\n`));
     fill(pre, text.slice(from, to));
     if (to < text.length) pre.append(make("span", { class: "gap" }, " \u2026"));
-    const all = make("button", { type: "button", click: showAll }, `Show all ${count(text.length)} characters`);
+    const all = make(
+      "button",
+      { type: "button", click: showAll },
+      `Show all ${count(text.length)} characters`,
+    );
     more.replaceChildren(...(from > 0 || to < text.length ? [all] : []));
   };
   const showAll = () => {

@@ -1,4 +1,5 @@
 // The tree of runs: each with its iterations, under these the calls that made children, under these the children.
+// deno-lint-ignore-file no-unused-vars -- the scripts of a page share what they declare
 "use strict";
 
 const TREE_PAGE = 100;
@@ -13,14 +14,27 @@ class RunTree {
     this.list.addEventListener("keydown", (event) => this.key(event));
     parent.replaceChildren(this.list);
     this.open(this.items.get(root));
-    this.items.get(root).firstChild.tabIndex = 0;
+    this.items.get(root).tabIndex = 0;
   }
 
   item(key, kind, text, facts, children, act) {
-    const head = make("div", { class: "head", tabindex: -1, click: () => (act(), this.focus(item)) },
-      make("span", { class: "twist", "aria-hidden": "true", click: (event) => (event.stopPropagation(), this.toggle(item)) }),
-      make("span", { class: "name" }, text), make("span", { class: "soft" }, facts));
-    const item = make("li", { role: "treeitem", class: kind }, head);
+    const head = make(
+      "div",
+      { class: "head", click: () => (act(), this.focus(item)) },
+      make("span", {
+        class: "twist",
+        "aria-hidden": "true",
+        click: (event) => (event.stopPropagation(), this.toggle(item)),
+      }),
+      make("span", { class: "name" }, text),
+      make("span", { class: "soft" }, facts),
+    );
+    const item = make("li", {
+      role: "treeitem",
+      class: kind,
+      tabindex: -1,
+      "aria-label": `${text}, ${facts}`,
+    }, head);
     item.act = act;
     item.children_ = children;
     if (children) item.setAttribute("aria-expanded", "false");
@@ -29,27 +43,44 @@ class RunTree {
   }
 
   runItem(run) {
-    const facts = `${seconds(run.end - run.start)}${endOf(run) === "final" ? "" : ` \u00b7 ${endOf(run) ?? "cut off"}`}`;
+    const facts = `${seconds(run.end - run.start)}${
+      endOf(run) === "final" ? "" : ` \u00b7 ${endOf(run) ?? "cut off"}`
+    }`;
     const orphans = run.children.filter((child) => !child.parentCall);
     const children = run.iterations.length + orphans.length
-      ? () => [...run.iterations.map((iteration) => () => this.iterationItem(iteration)), ...orphans.map((child) => () => this.runItem(child))]
+      ? () => [
+        ...run.iterations.map((iteration) => () => this.iterationItem(iteration)),
+        ...orphans.map((child) => () => this.runItem(child)),
+      ]
       : null;
-    const name = run.parent ? `${run.place} ${line(run.question, 60) || "child"}` : `1 ${line(run.question, 60) || "run"}`;
+    const name = run.parent
+      ? `${run.place} ${line(run.question, 60) || "child"}`
+      : `1 ${line(run.question, 60) || "run"}`;
     return this.item(run, "run", name, facts, children, () => this.show(run, null));
   }
 
   iterationItem(iteration) {
     const parents = iteration.calls.filter((call) => call.child);
     const calls = iteration.calls.length ? `, ${plural(iteration.calls.length, "call")}` : "";
-    return this.item(iteration, "iteration", iteration.number ? `iteration ${iteration.number}` : "first look",
+    return this.item(
+      iteration,
+      "iteration",
+      iteration.number ? `iteration ${iteration.number}` : "first look",
       `${seconds(iteration.seconds ?? iteration.end - iteration.start)}${calls}`,
       parents.length ? () => parents.map((call) => () => this.callItem(call)) : null,
-      () => this.show(iteration.run, iteration));
+      () => this.show(iteration.run, iteration),
+    );
   }
 
   callItem(call) {
-    return this.item(call, "call", `${line(call.function, 24)} ${call.number}`, seconds(call.end - call.start),
-      () => [() => this.runItem(call.child)], () => this.show(call.run, call.iteration, call));
+    return this.item(
+      call,
+      "call",
+      `${line(call.function, 24)} ${call.number}`,
+      seconds(call.end - call.start),
+      () => [() => this.runItem(call.child)],
+      () => this.show(call.run, call.iteration, call),
+    );
   }
 
   open(item) {
@@ -104,15 +135,18 @@ class RunTree {
   }
 
   focus(item) {
-    for (const head of this.list.querySelectorAll('.head[tabindex="0"]')) head.tabIndex = -1;
-    item.firstChild.tabIndex = 0;
-    item.firstChild.focus();
+    for (const other of this.list.querySelectorAll('[tabindex="0"]')) other.tabIndex = -1;
+    item.tabIndex = 0;
+    item.focus({ preventScroll: true });
+    item.firstChild.scrollIntoView({ block: "nearest" });
   }
 
   key(event) {
     const item = event.target.closest("li[role=treeitem]");
-    if (!item || !event.target.classList.contains("head") || event.ctrlKey || event.metaKey || event.altKey) return;
-    const seen = [...this.list.querySelectorAll("li[role=treeitem]")].filter((one) => !one.closest("ul[hidden]"));
+    if (item !== event.target || event.ctrlKey || event.metaKey || event.altKey) return;
+    const seen = [...this.list.querySelectorAll("li[role=treeitem]")].filter((one) =>
+      !one.closest("ul[hidden]")
+    );
     const at = seen.indexOf(item), opened = item.getAttribute("aria-expanded") === "true";
     const keys = {
       ArrowDown: () => this.focus(seen[Math.min(at + 1, seen.length - 1)]),
@@ -120,7 +154,10 @@ class RunTree {
       Home: () => this.focus(seen[0]),
       End: () => this.focus(seen.at(-1)),
       ArrowRight: () => (opened ? this.focus(seen[at + 1] ?? item) : this.open(item)),
-      ArrowLeft: () => (opened ? this.shut(item) : this.focus(item.parentElement.closest("li[role=treeitem]") ?? item)),
+      ArrowLeft:
+        () => (opened
+          ? this.shut(item)
+          : this.focus(item.parentElement.closest("li[role=treeitem]") ?? item)),
       Enter: () => item.act(),
       " ": () => item.act(),
     };
