@@ -64,8 +64,7 @@ def _escaped(text: str) -> str:
 def _visible(character: str) -> str:
     if character in _KEPT or unicodedata.category(character) not in _MARKED:
         return character
-    code = ord(character)
-    return chr(0x2400 + code) if code < 0x20 else f"[U+{code:04X}]"
+    return f"[U+{ord(character):04X}]"
 
 
 def text_of(value: object) -> str:

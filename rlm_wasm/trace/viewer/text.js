@@ -12,8 +12,12 @@ const MOST_MARKS = 200; // as elements of their own; past that they are plain te
 const HOSTILE =
   // deno-lint-ignore no-control-regex -- they are what is looked for
   /(?:[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\ufff9-\ufffb]|\r(?!\n)|[\u{e0000}-\u{e007f}\u{e0100}-\u{e01ef}]|\p{Surrogate})+/gu;
+const CONTROLS =
+  ("NUL SOH STX ETX EOT ENQ ACK BEL BS HT LF VT FF CR SO SI DLE DC1 DC2 DC3 DC4 NAK SYN ETB CAN EM SUB ESC " +
+    "FS GS RS US").split(" ");
 const MARKS = new Map([
-  [0x7f, "\u2421"],
+  ...CONTROLS.entries(),
+  [0x7f, "DEL"],
   [0xad, "SHY"],
   [0x61c, "ALM"],
   [0x200b, "ZWSP"],
@@ -50,15 +54,11 @@ function make(name, properties, ...children) {
 
 function markOf(character) {
   const code = character.codePointAt(0);
-  if (code < 0x20) return String.fromCharCode(0x2400 + code);
-  return MARKS.get(code) ?? `U+${code.toString(16).toUpperCase().padStart(4, "0")}`;
+  return `[${MARKS.get(code) ?? `U+${code.toString(16).toUpperCase().padStart(4, "0")}`}]`;
 }
 
 function marksOf(run) {
-  return Array.from(run, (character) => {
-    const mark = markOf(character);
-    return mark.length > 1 ? `[${mark}]` : mark;
-  }).join("");
+  return Array.from(run, markOf).join("");
 }
 
 // A text with its marks, as a plain string.
