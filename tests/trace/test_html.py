@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from rlm_wasm import RLM, ScriptedClient
 from rlm_wasm.citations import Citation
-from rlm_wasm.events import CellInterrupted, Event, FunctionCalled, Record, RootAsked, SandboxReplaced
+from rlm_wasm.events import CellInterrupted, Event, FunctionCalled, HistoryShortened, Record, RootAsked, SandboxReplaced
 from rlm_wasm.prompts import Message, ToolCall
 from rlm_wasm.trace import html
 from rlm_wasm.trace.html import page, report
@@ -531,10 +531,13 @@ def test_tool_calls_images_and_interruptions_have_their_place(look: Callable[...
     assert isinstance(made.events[-2], RootAsked)
     made.cell("while True: pass")
     made.say(CellInterrupted(cell=1, seconds=60.0))
+    made.say(HistoryShortened(way="summarized", tokens_before=12_000, tokens_after=900))
     made.ran("", error="KeyboardInterrupt", observation="")
     made.stop(None, stopped_by="seconds", partial=["a", "b"], limit=("seconds", 61.5, 60.0))
     shown = look(made.events)
     assert "interrupted" in shown.locator(".cell-facts").inner_text()
+    note = shown.locator("details.iteration .note").first.inner_text()
+    assert note == "The messages were shortened (summarized), from 12,000 tokens to 900."
     shown.get_by_text("sent to the model: 2 new messages").click()
     assert shown.locator(".message pre").all_inner_texts() == ["", "print(2)", "2"]
     answer = shown.locator("#answer").inner_text()
@@ -595,6 +598,12 @@ def test_what_is_shown_for_a_moment_alone_is_left_out(anyio_backend: str) -> Non
         record.enter(event)
     assert {type(event).__name__ for event in heard} > {type(event).__name__ for event in record.events}
     assert page(record.events) == page(heard)
+
+
+def test_the_page_reads_every_kind_of_event_that_it_is_given() -> None:
+    kinds = {kind.__name__ for kind in Event.__subclasses__() if kind not in html._LEFT_OUT}
+    read = set(re.findall(r"^  ([A-Z]\w+)\(", (VIEWER / "model.js").read_text("utf-8"), re.M))
+    assert read == kinds
 
 
 def test_the_scripts_declare_each_name_once() -> None:

@@ -67,6 +67,7 @@ function iterationOf(run, event) {
       calls: [],
       functions: [],
       replaced: [],
+      shortened: [],
     };
     run.iterations.push(iteration);
   }
@@ -230,6 +231,9 @@ const READERS = {
   SandboxReplaced(_model, run, event) {
     iterationOf(run, event).replaced.push(event);
     run.replaced.push(event);
+  },
+  HistoryShortened(_model, run, event) {
+    iterationOf(run, event).shortened.push(event);
   },
   RunStopped(_model, run, event) {
     run.stopped = event;

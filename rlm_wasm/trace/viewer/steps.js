@@ -125,6 +125,12 @@ class Steps {
         ),
       );
     }
+    for (const { way, tokens_before: before, tokens_after: after } of iteration.shortened) {
+      const words = `The messages were shortened (${way}), from ${count(before ?? 0)} tokens to ${
+        count(after ?? 0)
+      }.`;
+      parts.push(make("p", { class: "note" }, words));
+    }
     const sent = iteration.asks.flatMap((ask) => ask.messages);
     if (sent.length) {
       aside(
