@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -426,6 +427,7 @@ async def test_calls_that_a_cell_does_not_wait_for_are_given_up_and_counted() ->
 async def test_max_concurrency_holds_over_all_children_together() -> None:
     crowd, children = Crowd(4), Crowd(2)
     started: list[CallStarted] = []
+    loop = asyncio.get_running_loop()
 
     async def child(_: Any) -> str:
         # a root model's call takes a place too: both have had theirs before either child asks for more
@@ -437,7 +439,7 @@ async def test_max_concurrency_holds_over_all_children_together() -> None:
         if isinstance(event, CallStarted) and event.function == "llm_query":
             started.append(event)
             if len(started) == 4:
-                crowd.all_here.set()
+                loop.call_soon_threadsafe(crowd.all_here.set)
 
     root = script(repl("FINAL(rlm_query_batched(['And here?'] * 2))"), child, child)
     done = await ask(root, sub_model({"": crowd}), max_concurrency=2, listeners=[listen])
