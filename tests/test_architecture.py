@@ -15,22 +15,10 @@ import rlm_wasm
 ROOT = Path(rlm_wasm.__file__).parent
 # Imports go left only. `doctor` and `demo` are commands of `cli`.
 LADDER = (
-    *(
-        "inside",
-        "errors",
-        "cards",
-        "limits",
-        "outputs",
-        "parsing",
-        "magics",
-        "dialects",
-        "contexts",
-        "citations",
-        "images",
-        "prompts",
-    ),
-    *("events", "clients", "sandbox", "retrievers", "trajectory", "guards", "windows", "conversation", "calls"),
-    *("bridge", "cells", "run", "rlm", "router", "compat", "trace", "doctor", "demo", "cli"),
+    *("inside", "errors", "secrets", "cards", "limits", "outputs", "parsing", "magics", "dialects", "contexts"),
+    *("citations", "images", "prompts", "events", "clients", "sandbox", "retrievers", "trace_file", "trajectory"),
+    *("guards", "windows", "conversation", "calls", "bridge", "cells", "run", "rlm", "router", "compat"),
+    *("trace", "doctor", "demo", "cli"),
 )
 ALLOWED_OUTSIDE = {"anyio", "msgspec"}
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -22,6 +22,7 @@ from anyio import CancelScope, Event, to_thread
 from anyio.abc import AsyncResource
 from anyio.lowlevel import current_token
 
+from rlm_wasm.clients.keys import held_keys
 from rlm_wasm.clients.protocol import Client, Message, OnText, Reply
 from rlm_wasm.clients.streams import Telling
 from rlm_wasm.clients.tools import offered
@@ -89,6 +90,10 @@ class CachedClient(AsyncResource):
     async def aclose(self) -> None:
         """Close the file. Used again, the client opens it again."""
         await to_thread.run_sync(self._file.close)
+
+    def held_keys(self) -> set[str]:
+        """The keys of the client that it asks."""
+        return held_keys(self._client)
 
     def __repr__(self) -> str:
         return f"CachedClient({self._client!r}, {str(self._file.path)!r})"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from rlm_wasm.clients.keys import held_keys
 from rlm_wasm.clients.protocol import Client, Message, OnText, Reply
 from rlm_wasm.clients.streams import Telling
 from rlm_wasm.clients.tools import offered
@@ -64,6 +65,10 @@ class FallbackClient:
                 telling.finish(reply.text)
                 return msgspec.structs.replace(reply, model=reply.model or client.model)
         raise AssertionError("the last client returns or raises")
+
+    def held_keys(self) -> set[str]:
+        """The keys of the clients that it asks."""
+        return held_keys(*self._clients)
 
     def __repr__(self) -> str:
         return f"FallbackClient({', '.join(map(repr, self._clients))})"

@@ -98,6 +98,10 @@ class GenericClient(AsyncResource):
                 hide_key(error, secret)
             raise
 
+    def held_keys(self) -> set[str]:
+        """What may be a key of what it sends."""
+        return self._secrets()
+
     async def aclose(self) -> None:
         """Close the connections of the running event loop. Used again, the client opens new ones."""
         await self._connections.aclose()

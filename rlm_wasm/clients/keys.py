@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
 from rlm_wasm.errors import ClientError
 
@@ -25,6 +26,29 @@ def find_key(given: str | None, variables: Sequence[str]) -> str | None:
             # Sent on, it would come back whole in the HTTP library's complaint.
             raise ClientError(f"{name} holds a character that no key has (a space, a line end, a curly quote)")
     return None
+
+
+@runtime_checkable
+class KeyHolder(Protocol):
+    """A client that says which keys it sends, so that nobody writes them down."""
+
+    def held_keys(self) -> Iterable[str]:
+        """Its keys as of now, and those of the clients that it asks."""
+        ...
+
+
+def held_keys(*clients: object) -> set[str]:
+    """The keys of those clients that say which they hold."""
+    return {key for client in clients if isinstance(client, KeyHolder) for key in client.held_keys()}
+
+
+def given_key(given: str | None, variables: Sequence[str]) -> set[str]:
+    """The key that a client would send, if there is one: see `find_key`."""
+    try:
+        return {key for key in (find_key(given, variables),) if key}
+    except ClientError:
+        # the client says so when it is asked
+        return {given} if given else set()
 
 
 def hide_key(error: BaseException | None, key: str) -> None:

@@ -14,6 +14,7 @@ import anyio
 from anyio.lowlevel import current_token
 
 from rlm_wasm.clients.clock import Clock
+from rlm_wasm.clients.keys import held_keys
 from rlm_wasm.clients.protocol import Client, Message, OnText, Reply
 from rlm_wasm.clients.scripted import estimate_input
 from rlm_wasm.clients.streams import Telling
@@ -134,6 +135,10 @@ class RateLimitedClient:
                 self._tokens.take(reply.input_tokens + reply.output_tokens - expected)
             if self._requests and reply.cached:
                 self._requests.take(-1)
+
+    def held_keys(self) -> set[str]:
+        """The keys of the client that it asks."""
+        return held_keys(self._client)
 
     def __repr__(self) -> str:
         now = self._clock.now()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from rlm_wasm.clients.clock import Clock
+from rlm_wasm.clients.keys import held_keys
 from rlm_wasm.clients.protocol import Client, Message, OnText, Reply
 from rlm_wasm.clients.streams import Telling
 from rlm_wasm.clients.tools import offered
@@ -102,6 +103,10 @@ class RetryingClient:
             telling.tell(None)
             await self._clock.sleep(pause)
         raise AssertionError("the count of attempts has no end")
+
+    def held_keys(self) -> set[str]:
+        """The keys of the client that it asks."""
+        return held_keys(self._client)
 
     def __repr__(self) -> str:
         limits = f"attempts={self._patience.attempts}, max_seconds={self._patience.max_seconds:g}"

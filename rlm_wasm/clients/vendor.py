@@ -16,7 +16,7 @@ from anyio.abc import AsyncResource
 
 from rlm_wasm.clients.connections import Connections, checked_address, host_of, is_local
 from rlm_wasm.clients.failures import Failure, broken, late, refused
-from rlm_wasm.clients.keys import find_key, hide_key
+from rlm_wasm.clients.keys import find_key, given_key, hide_key
 from rlm_wasm.clients.streams import Hearing, drain
 from rlm_wasm.errors import ClientError
 
@@ -94,6 +94,10 @@ class VendorClient(AsyncResource, Generic[_Sdk]):
     def model(self) -> str:
         """The name under which its calls are counted and priced."""
         return self._model
+
+    def held_keys(self) -> set[str]:
+        """The keys that it sends."""
+        return given_key(self._api_key, self._server.key_variables)
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop. Used again, the client opens new ones."""

@@ -13,6 +13,7 @@ import anyio.to_thread
 import msgspec
 
 from rlm_wasm.clients import Client, GenericClient, Message, OpenAIClient, Reply, RetryingClient
+from rlm_wasm.clients.keys import held_keys
 from rlm_wasm.clients.scripted import estimate_tokens
 from rlm_wasm.errors import ClientError
 
@@ -87,6 +88,10 @@ class AdapterClient:
             raise ClientError(f"{type(self._adapter).__name__}: {type(error).__name__}: {error}") from error
         return Reply(answer.text, answer.usage.prompt_tokens, answer.usage.completion_tokens)
 
+    def held_keys(self) -> set[str]:
+        """The keys of the adapter, if it says which it holds."""
+        return held_keys(self._adapter)
+
     def __repr__(self) -> str:
         return f"AdapterClient({type(self._adapter).__name__}, model={self._model!r})"
 
@@ -101,6 +106,10 @@ class _Over:
     def model(self) -> str:
         """The name of the model."""
         return self.client.model
+
+    def held_keys(self) -> set[str]:
+        """The keys of the client that it asks."""
+        return held_keys(self.client)
 
     def complete(self, messages: Chat, *, max_tokens: int = 512, temperature: float | None = None) -> ModelResponse:
         """Ask once, from plain code where no event loop runs. Raises ClientError, and ValueError for a temperature."""

@@ -39,6 +39,7 @@ MAX_DEPTH = 100
 MAX_HELD = 256 * 1024 * 1024
 # of a set, or of the keys of a dict: each costs a comparison with all of its kind, and honest ones come in twos
 MAX_SAME_HASH = 64
+_BROKEN = (ValueError, TypeError, KeyError, ArithmeticError, RecursionError, AttributeError)
 _STRINGS = re.compile(r'"[^"\\]*+(?:\\.?[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 
 
@@ -53,7 +54,20 @@ def well_formed(text: str) -> str:
 
 def encode(value: object) -> str:
     """The JSON text of `value`. Raises TypeError for a type without a rule, ValueError for too deep a nesting."""
-    return json.dumps(_tagged(value, 0), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return json.dumps(to_plain(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def to_plain(value: object) -> object:
+    """What `encode` makes a text of: plain JSON, and tags for what it lacks. Raises as `encode` does."""
+    return _tagged(value, 0)
+
+
+def from_plain(plain: object) -> Any:
+    """The value that `to_plain` was given. Raises ProtocolError for what breaks the rules; bounds no size."""
+    try:
+        return _untagged(plain, 0)
+    except _BROKEN as error:
+        raise ProtocolError(f"a value breaks the rules: {type(error).__name__}") from error
 
 
 def held_bytes(text: str) -> int:
@@ -74,7 +88,7 @@ def decode(text: str, held: int | None = None) -> Any:
         raise ProtocolError(f"the sandbox sent a value that would take more than {MAX_HELD:,} bytes")
     try:
         return _untagged(json.loads(text, parse_constant=_refuse), 0)
-    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError, AttributeError) as error:
+    except _BROKEN as error:
         raise ProtocolError(f"the sandbox sent a value that breaks the rules: {type(error).__name__}") from error
 
 
