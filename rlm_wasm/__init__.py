@@ -40,7 +40,7 @@ from rlm_wasm.retrievers import ElasticsearchRetriever, EmbeddedRetriever, Retri
 from rlm_wasm.rlm import RLM
 from rlm_wasm.router import Profile, Routed, Router
 from rlm_wasm.sandbox import Executed, Isolation, Sandbox, SandboxOptions, SandboxPool
-from rlm_wasm.trajectory import Call, CellRun, Completion, Iteration
+from rlm_wasm.trajectory import Call, CellRun, Completion, Iteration, Trajectory
 from rlm_wasm.windows import Cutting
 
 __version__ = "0.1.0"
@@ -95,6 +95,7 @@ __all__ = [
     "SandboxStartError",
     "SandboxTimeout",
     "ScriptedClient",
+    "Trajectory",
     "Usage",
     "__version__",
     "callbacks",

@@ -6,8 +6,8 @@ The answering itself is `run.py`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, Unpack, cast
 
@@ -17,6 +17,7 @@ import msgspec
 
 from rlm_wasm import contexts, dialects
 from rlm_wasm.bridge import Models
+from rlm_wasm.clients.keys import held_keys
 from rlm_wasm.clients.openai import OpenAIClient
 from rlm_wasm.clients.protocol import Client
 from rlm_wasm.dialects import HOUSE, Dialect
@@ -26,6 +27,8 @@ from rlm_wasm.limits import DEFAULT_PRICES, Budget, Limits, Price
 from rlm_wasm.retrievers import Retriever, offered
 from rlm_wasm.run import Run, Shared
 from rlm_wasm.sandbox import SandboxOptions, SandboxPool
+from rlm_wasm.secrets import Secrets, of_environment
+from rlm_wasm.trace_file import TraceFile
 from rlm_wasm.trajectory import Completion
 from rlm_wasm.windows import Cutting, check_windows
 
@@ -52,7 +55,9 @@ class RLM:
     its own; one that is not named is not known. `cutting` says how old outputs are cut for that. `sandbox` chooses the
     sandboxes' options. `max_concurrency` is how many model calls, and how many children of one batch, run at once.
     `listeners` hear every event of every run, each in a thread of its own; `on_step`, `on_iteration`, `on_subcall` and
-    `on_print` are functions that hear some, see `events.callbacks`.
+    `on_print` are functions that hear some, see `events.callbacks`. `trace` is where the events are written as they
+    come: a file whose name ends in .jsonl, to which runs are appended, or a folder, in which each run gets a file.
+    `Trajectory.load` reads it; secrets are left out of it (`trace_file.py`).
 
     As a context manager (`async with RLM(...) as rlm`) it keeps `warm` sandboxes booted between its runs; otherwise
     each run starts its own. `pool` lends sandboxes from elsewhere: one that was opened with `options=rlm.sandbox` of an
@@ -81,6 +86,7 @@ class RLM:
         warm: int = 2,
         max_concurrency: int = 16,
         listeners: Sequence[Listener] = (),
+        trace: str | Path | None = None,
         **called: Unpack[Callbacks],
     ) -> None:
         if max_concurrency < 1:
@@ -106,6 +112,7 @@ class RLM:
         self.prices = {**DEFAULT_PRICES, **(prices or {})}
         self.max_concurrency = max_concurrency
         self.listeners = (*listeners, callbacks(**called)) if called else tuple(listeners)
+        self.trace = None if trace is None else Path(trace)
         self._warm = warm
         self._pool = pool
         if sandbox is not None and sandbox.functions:
@@ -169,6 +176,24 @@ class RLM:
         budget.check_prices({self.models.root.model, self.models.sub.model} | others)
         return budget
 
+    def secrets(self) -> Secrets:
+        """What may not be written down of a run: keys of its clients and of the environment, as of now."""
+        models = self.models
+        return Secrets({*held_keys(models.root, models.sub, *models.others.values()), *of_environment()})
+
+    @asynccontextmanager
+    async def recorded(self, secrets: Secrets | None = None) -> AsyncGenerator[Record]:
+        """The record of one run and its children, heard by the listeners and written to the trace.
+
+        Raises OSError if the trace cannot be opened.
+        """
+        with ExitStack() as stack:
+            write = None
+            if self.trace is not None:
+                write = stack.enter_context(TraceFile(self.trace, secrets or self.secrets())).write
+            async with Record(self.listeners, write) as record:
+                yield record
+
     async def acompletion(
         self,
         question: str,
@@ -187,20 +212,22 @@ class RLM:
         ("cancelled"). `budget`: the ledger of a larger piece of work that the run is a part of, from `open_budget`;
         None opens one for it alone.
 
-        Raises ValueError, TypeError or FileNotFoundError for bad arguments, ClientError if the root model cannot be
-        asked, SandboxStartError if there is no sandbox to be had. A limit is no exception: see `stopped_by`.
+        Raises ValueError, TypeError or FileNotFoundError for bad arguments, OSError if no trace can be written where it
+        is to be, ClientError if the root model cannot be asked, SandboxStartError if there is no sandbox to be had. A
+        limit is no exception: see `stopped_by`.
         """
         if not question.strip():
             raise ValueError("the question is empty: say what to answer about the context")
         prepared = contexts.prepare(context, errors=errors)
         budget = budget or self.open_budget()
+        secrets = self.secrets()
         async with AsyncExitStack() as stack:
             pool = self._pool or await stack.enter_async_context(SandboxPool(0, options=self.sandbox))
             shared = Shared(
                 models=self.models,
                 limits=self.limits,
                 own_functions=self.own_functions,
-                record=await stack.enter_async_context(Record(self.listeners)),
+                record=await stack.enter_async_context(self.recorded(secrets)),
                 max_concurrency=self.max_concurrency,
                 budget=budget,
                 pool=pool,
@@ -210,6 +237,7 @@ class RLM:
                 guards=self.guards,
                 cutting=self.cutting,
                 variables=self.variables,
+                secrets=secrets,
             )
             return await Run(shared, question, prepared, output, depth=0, parent=None).answer()
 

@@ -242,7 +242,7 @@ class _Routing:
         return self._routed(None, response=_read(reply.text, self._asked.output), stopped_by="final", **way)
 
     async def _ask_plainly(self, text: str) -> Reply:
-        async with Record(self._rlm.listeners) as record:
+        async with self._rlm.recorded() as record:
             return await self._ask_once(text, record)
 
     async def _ask_once(self, text: str, record: Record) -> Reply:

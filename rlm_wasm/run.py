@@ -52,7 +52,8 @@ from rlm_wasm.outputs import Output, Unfit
 from rlm_wasm.parsing import Parsed, final_is_literal
 from rlm_wasm.prompts import Message
 from rlm_wasm.sandbox import Sandbox, SandboxPool
-from rlm_wasm.trajectory import CellRun, Completion, Iteration, StoppedBy
+from rlm_wasm.secrets import Secrets
+from rlm_wasm.trajectory import CellRun, Completion, Iteration, StoppedBy, Trajectory
 from rlm_wasm.windows import Cutting, Window
 
 # a cell's calls are given up when it ends, and a child's cell may take the 2.5 s that an interrupted one is given
@@ -77,6 +78,7 @@ class Shared(msgspec.Struct, frozen=True):
     variables: Mapping[str, object] = {}
     settings: Mapping[str, Any] = {}
     streaming: bool = False
+    secrets: Secrets | None = None
 
 
 class Stopped(Exception):
@@ -193,7 +195,9 @@ class Run:
             response=response,
             stopped_by=stopped_by,
             usage=usage,
-            trajectory=tuple(self._iterations),
+            trajectory=Trajectory(
+                self._iterations, run=self._id, events=self._shared.record.events, secrets=self._shared.secrets
+            ),
             seconds=seconds,
             run=self._id,
             depth=self._depth,

@@ -1,19 +1,37 @@
 """The record of a run: what was asked, run, seen and spent, in order, with its children inside.
 
-Pure data: the loop and the bridge fill it in, callers and traces read it.
+Data: the loop and the bridge fill it in, or it is made again of a run's events.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, cast
 
 import msgspec
 
+from rlm_wasm import trace_file
 from rlm_wasm.cards import card, dollars, text_of
 from rlm_wasm.citations import Citation
 from rlm_wasm.errors import LimitExceeded
-from rlm_wasm.limits import Usage
+from rlm_wasm.events import (
+    CallFinished,
+    CallStarted,
+    CellFinished,
+    CellStarted,
+    Event,
+    IterationFinished,
+    IterationStarted,
+    Printed,
+    RootAsked,
+    RootReplied,
+    RunStarted,
+    RunStopped,
+)
+from rlm_wasm.limits import ModelUsage, Usage
 from rlm_wasm.sandbox import Executed
+from rlm_wasm.secrets import Secrets
 
 StoppedBy = Literal["final", "iterations", "seconds", "tokens", "usd", "calls", "errors", "cancelled"]
 
@@ -59,6 +77,71 @@ class Iteration(msgspec.Struct, frozen=True, kw_only=True):
     observation: str | None
 
 
+class Trajectory(tuple[Iteration, ...]):
+    """The iterations of a run in order, as a tuple, and what they were made of.
+
+    done.trajectory.save("run.jsonl")
+    Trajectory.load("run.jsonl").completion   # the same completion once more, children inside
+    """
+
+    def __new__(
+        cls,
+        iterations: Iterable[Iteration] = (),
+        *,
+        run: str = "",
+        events: Sequence[Event] = (),
+        secrets: Secrets | None = None,
+    ) -> Self:
+        made = super().__new__(cls, iterations)
+        made.run = run
+        made._told, made._secrets = events, secrets
+        return made
+
+    run: str
+    """The run's id."""
+    _told: Sequence[Event]
+    _secrets: Secrets | None
+
+    @classmethod
+    def load(cls, path: str | Path, run: str | None = None) -> Trajectory:
+        """The trajectory of the last root run of a trace, or of the one whose id is `run`.
+
+        Structs and models that were answers are dicts; what has no form in a trace is the text of its `repr`. Raises
+        FileNotFoundError, and ValueError for a file that is damaged, of a later format, or without such a run.
+        """
+        told = trace_file.read(path)
+        began = [event for event in told if isinstance(event, RunStarted)]
+        chosen = [event.run for event in began if (event.parent is None if run is None else event.run == run)]
+        if not chosen:
+            known = ", ".join(event.run for event in began) or "none"
+            raise ValueError(f"{path} holds no run{'' if run is None else f' {run}'}; the runs in it are: {known}")
+        return rebuild(told, chosen[-1]).trajectory
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The events of this run and its children, in order; none of what is shown for a moment alone."""
+        family = {self.run}
+        for event in self._told:
+            if event.parent in family:
+                family.add(event.run)
+        return tuple(event for event in self._told if event.run in family)
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the run's end is not in its events: the program that ran it was ended, or runs still."""
+        ended = any(isinstance(event, RunStopped) and event.run == self.run for event in self._told)
+        return bool(self._told) and not ended
+
+    @property
+    def completion(self) -> Completion:
+        """The whole completion, made again of the events. Raises ValueError if there are none. See `rebuild`."""
+        return rebuild(self._told, self.run)
+
+    def save(self, path: str | Path) -> None:
+        """Write the events as a trace, in the place of a file that is there; secrets are left out of it."""
+        trace_file.save(path, self.events, self._secrets)
+
+
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
     """One whole run, from question to answer.
 
@@ -73,7 +156,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     response: Any
     stopped_by: StoppedBy
     usage: Usage
-    trajectory: tuple[Iteration, ...]
+    trajectory: Trajectory
     seconds: float
     run: str
     depth: int = 0
@@ -113,3 +196,170 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
             facts["citations"] = f"{found:,} of {len(self.citations):,} found in the context"
         answer = ("", text_of(self.response)) if self.response is not None else ("no answer", text_of(self.partial))
         return card(self.question, facts, [answer])
+
+
+def rebuild(told: Sequence[Event], run: str) -> Completion:
+    """The completion of a run, made of the events of it and its children.
+
+    It equals the one that the run gave. A run that was cut off comes as far as it went: `stopped_by` is "cancelled",
+    the usage is that of the calls that were answered, and an `error` says so of the cell and the calls that were under
+    way. Raises ValueError if the run's beginning is not among the events.
+    """
+    tales: dict[str, _Tale] = {}
+    for event in told:
+        if isinstance(event, RunStarted):
+            tale = tales[event.run] = _Tale(event)
+            if event.parent in tales:
+                tales[event.parent].children.append(tale)
+        if event.run in tales:
+            tales[event.run].hear(event)
+    if run not in tales:
+        raise ValueError(f"there is no beginning of a run {run!r} among the events")
+    return tales[run].completion(told)
+
+
+class _Turn(msgspec.Struct):
+    """An iteration as it is told: its reply, and what was run and asked by then."""
+
+    reply: RootReplied | None = None
+    cells: list[CellRun] = []
+    calls: list[tuple[CallStarted, CallFinished | None]] = []
+    observation: str | None = None
+
+
+class _Tale:
+    """A run as its events tell it."""
+
+    def __init__(self, begun: RunStarted) -> None:
+        self.children: list[_Tale] = []
+        self._begun, self._last = begun, begun.monotonic
+        self._stopped: RunStopped | None = None
+        self._turns: list[_Turn] = []
+        self._turn = _Turn()
+        self._cell: CellStarted | None = None
+        self._printed: list[str] = []
+        self._open: dict[int, CallStarted] = {}
+        self._usage = Usage()
+
+    def hear(self, event: Event) -> None:
+        """Hear what comes next."""
+        self._last = event.monotonic
+        match event:
+            case IterationStarted() | RootAsked():
+                # what was asked before was a summary, or never answered; a cell before was a first look
+                self._turn.reply, self._turn.cells = None, []
+            case RootReplied():
+                self._turn.reply = event
+                self._took(self._begun.model, event)
+            case CellStarted():
+                self._cell, self._printed = event, []
+            case Printed():
+                self._printed.append(event.text)
+            case CellFinished() if self._cell is not None:
+                self._turn.cells.append(_cell_run(self._cell.code, event))
+                self._cell = None
+            case CallStarted():
+                self._open[event.call] = event
+            case CallFinished() if event.call in self._open:
+                asked = self._open.pop(event.call)
+                self._turn.calls.append((asked, event))
+                if event.error is None and asked.function == "llm_query":
+                    self._took(asked.model, event)
+            case IterationFinished():
+                self._close(event.observation)
+            case RunStopped():
+                self._close(None)
+                self._stopped = event
+            case _:
+                pass
+
+    def _took(self, model: str, event: RootReplied | CallFinished) -> None:
+        took = ModelUsage(1, event.input_tokens, event.output_tokens, event.usd)
+        self._usage += Usage.of({model: took})
+
+    def _close(self, observation: str | None) -> None:
+        """Enter an iteration, if there is a reply that makes one; calls that ended without one are of the next."""
+        if self._turn.reply is not None:
+            self._turn.observation = observation
+            self._turns.append(self._turn)
+            self._turn = _Turn()
+        self._turn.cells = []
+
+    def _call(self, asked: CallStarted, finished: CallFinished | None, told: Sequence[Event]) -> Call:
+        children = (tale for tale in self.children if tale._begun.call == asked.call)
+        child = next((tale.completion(told) for tale in children), None)
+        call = Call(number=asked.call, function=asked.function, model=asked.model, prompt=asked.prompt, child=child)
+        if finished is None:
+            return msgspec.structs.replace(call, error=_CUT_OFF, seconds=self._last - asked.monotonic)
+        fields = ("reply", "error", "input_tokens", "output_tokens", "seconds")
+        return msgspec.structs.replace(call, **{name: getattr(finished, name) for name in fields})
+
+    def _iteration(self, number: int, turn: _Turn, told: Sequence[Event]) -> Iteration:
+        assert turn.reply is not None
+        return Iteration(
+            number=number,
+            reply=turn.reply.text,
+            input_tokens=turn.reply.input_tokens,
+            output_tokens=turn.reply.output_tokens,
+            cells=tuple(turn.cells),
+            calls=tuple(self._call(*call, told) for call in turn.calls),
+            observation=turn.observation,
+        )
+
+    def completion(self, told: Sequence[Event]) -> Completion:
+        """What the run came to; `told` are all events."""
+        if self._stopped is None:
+            self._cut_off()
+        begun, stopped = self._begun, self._stopped
+        usage = self._spent() if stopped is None else _usage(stopped)
+        iterations = [self._iteration(number, turn, told) for number, turn in enumerate(self._turns, start=1)]
+        limit = None if stopped is None or stopped.limit is None else LimitExceeded(*stopped.limit)
+        return Completion(
+            question=begun.question,
+            response=None if stopped is None else stopped.response,
+            stopped_by="cancelled" if stopped is None else cast(StoppedBy, stopped.stopped_by),
+            usage=usage,
+            trajectory=Trajectory(iterations, run=begun.run, events=told),
+            seconds=self._last - begun.monotonic if stopped is None else stopped.seconds,
+            run=begun.run,
+            depth=begun.depth,
+            partial=None if stopped is None else stopped.partial,
+            limit=limit,
+            citations=() if stopped is None else stopped.citations,
+        )
+
+    def _cut_off(self) -> None:
+        """End what was under way where the events end."""
+        if self._cell is not None:
+            output = "".join(self._printed)
+            self._turn.cells.append(CellRun(code=self._cell.code, executed=None, output=output, error=_CUT_OFF))
+            self._cell = None
+        self._turn.calls += [(asked, None) for asked in self._open.values()]
+        self._open.clear()
+        self._close(None)
+
+    def _spent(self) -> Usage:
+        return sum((child._spent() for child in self.children), self._usage)
+
+
+_CUT_OFF = "(the trace ends before this does)"
+
+
+def _usage(stopped: RunStopped) -> Usage:
+    return Usage(
+        calls=stopped.calls,
+        input_tokens=stopped.input_tokens,
+        output_tokens=stopped.output_tokens,
+        usd=stopped.usd,
+        by_model=dict(stopped.by_model),
+        estimated=stopped.estimated,
+    )
+
+
+def _cell_run(code: str, event: CellFinished) -> CellRun:
+    if not event.ran:
+        return CellRun(code=code, executed=None, output=event.output, error=event.error)
+    own = {field: getattr(event, field) for field in Executed.__struct_fields__ if field not in ("stdout", "stderr")}
+    stdout = event.output if event.stdout is None else event.stdout
+    executed = Executed(stdout=stdout, stderr=event.stderr or "", **own)
+    return CellRun(code=code, executed=executed, output=event.output, error=event.error)
