@@ -40,6 +40,7 @@ from rlm_wasm.retrievers import ElasticsearchRetriever, EmbeddedRetriever, Retri
 from rlm_wasm.rlm import RLM
 from rlm_wasm.router import Profile, Routed, Router
 from rlm_wasm.sandbox import Executed, Isolation, Sandbox, SandboxOptions, SandboxPool
+from rlm_wasm.stream import Stream
 from rlm_wasm.trajectory import Call, CellRun, Completion, Iteration, Trajectory
 from rlm_wasm.windows import Cutting
 
@@ -95,6 +96,7 @@ __all__ = [
     "SandboxStartError",
     "SandboxTimeout",
     "ScriptedClient",
+    "Stream",
     "Trajectory",
     "Usage",
     "__version__",

@@ -251,16 +251,19 @@ Listener = Callable[[Event], object]
 
 
 class Record:
-    """What is kept of a run and its children, and handed on: to `write` at once, to each listener in its own thread.
+    """What is kept of a run and its children, and handed on: to `write` and `hear` at once, to listeners in threads.
 
     An async context manager. A listener that raises has its exception logged; a slow one keeps nobody waiting, but that
     the end waits up to 5 seconds for it to hear the rest. `write` is called before any listener hears of the event;
-    what it raises is logged once, and the run goes on.
+    what it raises is logged once, and the run goes on. `hear` is called in the event loop, and may not raise.
     """
 
-    def __init__(self, listeners: Sequence[Listener] = (), write: Listener | None = None) -> None:
+    def __init__(
+        self, listeners: Sequence[Listener] = (), write: Listener | None = None, hear: Listener | None = None
+    ) -> None:
         self.events: list[Event] = []
         self._write = write
+        self._hear = hear
         self._ears = [_Ear(listener) for listener in listeners]
 
     async def __aenter__(self) -> Self:
@@ -283,6 +286,8 @@ class Record:
             except Exception:
                 _log.exception("the events of run %s are written no further", event.run)
                 self._write = None
+        if self._hear is not None:
+            self._hear(event)
         for ear in self._ears:
             ear.hear(event)
 

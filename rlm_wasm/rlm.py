@@ -28,6 +28,7 @@ from rlm_wasm.retrievers import Retriever, offered
 from rlm_wasm.run import Run, Shared
 from rlm_wasm.sandbox import SandboxOptions, SandboxPool
 from rlm_wasm.secrets import Secrets, of_environment
+from rlm_wasm.stream import Stream
 from rlm_wasm.trace_file import TraceFile
 from rlm_wasm.trajectory import Completion
 from rlm_wasm.windows import Cutting, check_windows
@@ -182,8 +183,8 @@ class RLM:
         return Secrets({*held_keys(models.root, models.sub, *models.others.values()), *of_environment()})
 
     @asynccontextmanager
-    async def recorded(self, secrets: Secrets | None = None) -> AsyncGenerator[Record]:
-        """The record of one run and its children, heard by the listeners and written to the trace.
+    async def recorded(self, secrets: Secrets | None = None, hear: Listener | None = None) -> AsyncGenerator[Record]:
+        """The record of one run and its children, heard by the listeners and `hear`, and written to the trace.
 
         Raises OSError if the trace cannot be opened.
         """
@@ -191,7 +192,7 @@ class RLM:
             write = None
             if self.trace is not None:
                 write = stack.enter_context(TraceFile(self.trace, secrets or self.secrets())).write
-            async with Record(self.listeners, write) as record:
+            async with Record(self.listeners, write, hear) as record:
                 yield record
 
     async def acompletion(
@@ -216,9 +217,26 @@ class RLM:
         is to be, ClientError if the root model cannot be asked, SandboxStartError if there is no sandbox to be had. A
         limit is no exception: see `stopped_by`.
         """
-        if not question.strip():
+        return await self._answer(_Asked(question, context, output, errors), stop, budget)
+
+    def stream(self, question: str, *, context: object = None, output: Any = None, errors: str = "strict") -> Stream:
+        """Answer a question as `acompletion` does, and give the events as they come: see `Stream`.
+
+        Where the root model's client can stream, its replies come piece by piece (`RootStreamed`).
+        """
+        asked = _Asked(question, context, output, errors)
+
+        async def begin(hear: Listener, stop: anyio.Event) -> Completion:
+            return await self._answer(asked, stop, None, hear)
+
+        return Stream(begin)
+
+    async def _answer(
+        self, asked: _Asked, stop: anyio.Event | None, budget: Budget | None, hear: Listener | None = None
+    ) -> Completion:
+        if not asked.question.strip():
             raise ValueError("the question is empty: say what to answer about the context")
-        prepared = contexts.prepare(context, errors=errors)
+        prepared = contexts.prepare(asked.context, errors=asked.errors)
         budget = budget or self.open_budget()
         secrets = self.secrets()
         async with AsyncExitStack() as stack:
@@ -227,7 +245,7 @@ class RLM:
                 models=self.models,
                 limits=self.limits,
                 own_functions=self.own_functions,
-                record=await stack.enter_async_context(self.recorded(secrets)),
+                record=await stack.enter_async_context(self.recorded(secrets, hear)),
                 max_concurrency=self.max_concurrency,
                 budget=budget,
                 pool=pool,
@@ -238,8 +256,16 @@ class RLM:
                 cutting=self.cutting,
                 variables=self.variables,
                 secrets=secrets,
+                streaming=hear is not None,
             )
-            return await Run(shared, question, prepared, output, depth=0, parent=None).answer()
+            return await Run(shared, asked.question, prepared, asked.output, depth=0, parent=None).answer()
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    question: str
+    context: object
+    output: Any
+    errors: str
 
 
 def _as_shown(options: SandboxOptions, dialect: Dialect) -> SandboxOptions:

@@ -6,6 +6,7 @@ charged are elsewhere.
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import time
@@ -143,6 +144,8 @@ class Run:
         self._partial: Any = None
         self._citations: tuple[citations.Citation, ...] = ()
         self._asked: list[Message] = []
+        # a client of the caller's own need not know how to stream
+        self._streams = shared.streaming and "on_text" in inspect.signature(shared.models.root.complete).parameters
         self.completed: Completion | None = None
 
     async def answer(self) -> Completion:
@@ -371,7 +374,7 @@ class Run:
             # a child's root calls are made for a cell of its parent, and counted so
             inside=self._depth > 0,
             tool=prompts.RUN_PYTHON if self._dialect.act == "tool" else None,
-            on_text=self._streamed if self._shared.streaming else None,
+            on_text=self._streamed if self._streams else None,
         )
         reply = answered.reply
         self._emitter.emit(

@@ -17,7 +17,7 @@ ROOT = Path(rlm_wasm.__file__).parent
 LADDER = (
     *("inside", "errors", "secrets", "cards", "limits", "outputs", "parsing", "magics", "dialects", "contexts"),
     *("citations", "images", "prompts", "events", "clients", "sandbox", "retrievers", "trace_file", "trajectory"),
-    *("guards", "windows", "conversation", "calls", "bridge", "cells", "run", "rlm", "router", "compat"),
+    *("guards", "windows", "conversation", "calls", "bridge", "cells", "run", "stream", "rlm", "router", "compat"),
     *("trace", "doctor", "demo", "cli"),
 )
 ALLOWED_OUTSIDE = {"anyio", "msgspec"}

@@ -71,6 +71,12 @@ EXPECTED: dict[str, list[str]] = {
         "answers in order: ['LINE 0', 'LINE 1', 'LINE 2', 'LINE 3', 'LINE 4', 'LINE 5', 'LINE 6', 'LINE 7']",
         "calls that waited at the same time: 8",
     ],
+    "traces": [
+        "asked: In capitals: one\n",
+        "printed: one -> ONE\n",
+        "stopped by: cancelled\nfrom the trace: What is it in capitals? stopped by cancelled\n",
+        "call 1: ONE\ncall 2: TWO\n",
+    ],
     "typed_output": [
         "sent back: FINAL was not accepted: Expected `int`, got `str` - at `$[0].year`",
         "Ariane 5: 1996, 180.0 million",
