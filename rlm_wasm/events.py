@@ -6,6 +6,7 @@ shown or written down.
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import queue
 import threading
@@ -299,7 +300,9 @@ class _Ear:
         self._listener = listener
         self._waiting: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._deaf = False
-        self._thread = threading.Thread(target=self._work, name="rlm_wasm listener", daemon=True)
+        # what is current where the run begins is current for the listener too: a span, a request's number
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(target=context.run, args=(self._work,), name="rlm_wasm listener", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
