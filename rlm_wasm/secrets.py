@@ -20,8 +20,10 @@ _NAMES = re.compile(
     r"KEY(?!BOARD)|TOKEN(?!IZER)|SECRET|PASSW|PASSPHRASE|_PASS(?![A-Z])|_PWD|AUTH(?!OR)|CREDENTIAL|COOKIE|_DSN",
     re.IGNORECASE,
 )
-# a password may be one of these, and nothing would be readable without them
-_WORDS = frozenset({"assistant", "iterations", "cancelled", "llm_query", "rlm_query"})
+# values that are no secrets: settings, a password that is none, and words without which a trace could not be read
+_WORDS = frozenset(
+    {"disabled", "required", "optional", "password", "localhost", "assistant", "iterations", "cancelled", "llm_query"}
+)
 # each with what must stand in a text before it is searched (a regular expression takes a while); a group is kept
 _SHAPES: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
     (hints, re.compile(shape))

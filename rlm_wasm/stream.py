@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -20,7 +19,8 @@ from anyio.lowlevel import current_token
 from rlm_wasm.events import Event, Listener
 from rlm_wasm.trajectory import Completion
 
-# seconds that a run which was told to stop may take before it is cancelled: an interrupted cell is given 2.5
+# seconds that a run which was told to stop may take before it is cancelled, and as many until nobody waits any more: an
+# interrupted cell is given 2.5, and a host function that blocks its thread cannot be ended
 _STOPS_WITHIN = 10.0
 
 Begin = Callable[[Listener, anyio.Event], Awaitable[Completion]]
@@ -68,7 +68,7 @@ class Stream:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End the run, if it is not over, and wait until it has ended."""
+        """End the run, if it is not over, and wait until it has ended, but no longer than 20 seconds."""
         await self._running.aclose()
 
     def __aiter__(self) -> _Loop:
@@ -146,7 +146,8 @@ class _Running:
             if self.over:
                 self.result()
                 raise StopAsyncIteration
-            self._came = anyio.Event()
+            if self._came.is_set():
+                self._came = anyio.Event()
             await self._came.wait()
         return self._waiting.popleft()
 
@@ -161,8 +162,8 @@ class _Running:
         if not self.begun:
             return
         self._stop.set()
-        for seconds in (_STOPS_WITHIN, math.inf):
-            with anyio.move_on_after(seconds, shield=True):
+        for _ in range(2):
+            with anyio.move_on_after(_STOPS_WITHIN, shield=True):
                 await self._ended.wait()
                 return
             self._scope.cancel()

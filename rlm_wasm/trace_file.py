@@ -23,6 +23,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -125,13 +126,33 @@ def _append(file: int, text: str) -> None:
 
 def encode(event: Event, secrets: Secrets | None = None) -> str:
     """The line of an event, without its end."""
-    fields: dict[str, object] = {"event": type(event).__name__}
-    for field in msgspec.structs.fields(event):
-        value = getattr(event, field.name)
-        if field.required or not _is_default(field, value):
-            plain = _plain(value if field.name in FREE else _listed(msgspec.to_builtins(value, builtin_types=(bytes,))))
-            fields[field.name] = plain if secrets is None or field.name in _STAMPS else secrets.hide_in(plain)
-    return json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    told: dict[str, object] = {"event": type(event).__name__}
+    for name, default in _defaults(type(event)).items():
+        value = getattr(event, name)
+        # an object of the caller's may answer == with anything
+        if type(value) is type(default) and type(value) in _COMPARED and value == default:
+            continue
+        if name in FREE:
+            plain = _plain(value)
+        else:
+            plain = _plain(
+                value if type(value) in _SCALARS else _listed(msgspec.to_builtins(value, builtin_types=(bytes,)))
+            )
+        told[name] = plain if secrets is None or name in _STAMPS else secrets.hide_in(plain)
+    return json.dumps(told, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_COMPARED = _SCALARS | {tuple, dict}
+
+
+@cache
+def _defaults(kind: type[Event]) -> Mapping[str, object]:
+    """The fields of a kind of event with their defaults; a field without one has `NODEFAULT`, which is no value."""
+    return {
+        field.name: field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        for field in msgspec.structs.fields(kind)
+    }
 
 
 def _listed(value: object) -> object:
@@ -141,15 +162,6 @@ def _listed(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [_listed(item) for item in cast("list[object]", value)]
     return value
-
-
-_COMPARED = (str, int, float, bool, type(None), tuple, dict)
-
-
-def _is_default(field: msgspec.structs.FieldInfo, value: object) -> bool:
-    default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
-    # an object of the caller's may answer == with anything
-    return type(value) is type(default) and type(value) in _COMPARED and value == default
 
 
 def _plain(value: object) -> object:

@@ -12,7 +12,7 @@ import pytest
 
 from rlm_wasm import RLM, ClientError, Completion, Event, Message, Reply, ScriptedClient, Stream
 from rlm_wasm import trace_file as traces
-from rlm_wasm.events import CallStarted, IterationStarted, RootReplied, RootStreamed, RunStarted, RunStopped
+from rlm_wasm.events import CallStarted, IterationStarted, Printed, RootReplied, RootStreamed, RunStarted, RunStopped
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_backends]
 
@@ -97,6 +97,24 @@ async def test_a_stream_that_is_held_goes_on_in_another_loop() -> None:
             rest = [event async for event in stream]
     assert isinstance(rest[-1], RunStopped)
     assert stream.completion.response == 2
+
+
+async def test_two_that_listen_to_one_stream_share_its_events() -> None:
+    heard: list[Event] = []
+
+    async def listen(stream: Stream) -> None:
+        async for event in stream:
+            heard.append(event)
+
+    with anyio.fail_after(60):
+        async with (
+            rlm_with(repl("1"), repl("FINAL(2)")).stream("How many?") as stream,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(listen, stream)
+            tasks.start_soon(listen, stream)
+    # what is printed is not kept
+    assert [event for event in heard if not isinstance(event, Printed)] == list(stream.completion.trajectory.events)
 
 
 async def test_an_error_in_the_loop_ends_the_run_and_is_raised() -> None:
