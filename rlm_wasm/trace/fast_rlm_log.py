@@ -36,8 +36,8 @@ def export_fast_rlm(events: Iterable[Event], *, secrets: Secrets | None = None) 
             if event.response is not None or event.stopped_by == "final":
                 yield lines.write(run, event.wall, event_type="final_result", result=as_json(event.response))
             yield lines.write(run, event.wall, event_type="agent_end")
-    for run in runs.values():
-        # what a run that was cut off did last
+    for run in reversed(runs.values()):
+        # what a run that was cut off did last, and children before those that they are a part of
         yield from lines.turns(run, 0.0)
 
 

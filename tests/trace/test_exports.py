@@ -261,6 +261,8 @@ async def test_every_line_of_a_fast_rlm_log_has_the_fields_and_types_of_one(kind
         assert steps == list(range(steps[0] if steps else 0, (steps or [-1])[-1] + 1))
         if kind != "cut off":
             assert kinds[-2:] == ["final_result", "agent_end"]
+    # a step comes after its children's
+    assert told[-1]["depth"] == 0
 
 
 async def test_a_child_lies_within_the_time_of_its_parents_step() -> None:
