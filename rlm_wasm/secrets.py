@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import cast
 
 MARK = "[secret left out]"
@@ -72,9 +72,9 @@ class Secrets:
     def __repr__(self) -> str:
         return f"<Secrets: {len(self._known)} known>"
 
-    def __getstate__(self) -> dict[str, object]:
-        # what is pickled is written down
-        return {"_known": []}
+    def __reduce__(self) -> tuple[Callable[[], Secrets], tuple[()]]:
+        # what is pickled is written down: the copy knows what is in its own environment
+        return _known_here, ()
 
     def hide(self, text: str) -> str:
         """The text with a mark in the place of each secret."""
@@ -104,6 +104,10 @@ class Secrets:
         text = base64.b64decode(encoded).decode("latin-1")
         hidden = self.hide(text)
         return encoded if hidden == text else base64.b64encode(hidden.encode("latin-1")).decode()
+
+
+def _known_here() -> Secrets:
+    return Secrets(of_environment())
 
 
 def _marked(found: re.Match[str]) -> str:

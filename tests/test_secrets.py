@@ -64,7 +64,8 @@ def test_secrets_in_values_are_hidden_and_the_values_stay_values() -> None:
     assert secrets.hide_in(plain) == {MARK: [1, f"x {MARK}", None], "$tuple": [MARK]}
 
 
-def test_secrets_are_not_pickled() -> None:
-    assert b"very-secret" not in pickle.dumps(Secrets(["very-secret"]))
-    # a letter of the marks would be taken for one, if the copy were not usable
-    assert pickle.loads(pickle.dumps(Secrets(["very-secret"]))).hide("plain") == "plain"
+def test_secrets_are_not_pickled_and_the_copy_knows_its_own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    pickled = pickle.dumps(Secrets(["very-secret"]))
+    assert b"very-secret" not in pickled
+    monkeypatch.setenv("SOME_API_KEY", "another-secret")
+    assert pickle.loads(pickled).hide("another-secret") == MARK
