@@ -311,7 +311,7 @@ class _Tale:
         if self._stopped is None:
             self._cut_off()
         begun, stopped = self._begun, self._stopped
-        usage = self._spent() if stopped is None else _usage(stopped)
+        usage = self._spent() if stopped is None else Usage.of(stopped.by_model)
         iterations = [self._iteration(number, turn, told) for number, turn in enumerate(self._turns, start=1)]
         limit = None if stopped is None or stopped.limit is None else LimitExceeded(*stopped.limit)
         return Completion(
@@ -343,17 +343,6 @@ class _Tale:
 
 
 _CUT_OFF = "(the trace ends before this does)"
-
-
-def _usage(stopped: RunStopped) -> Usage:
-    return Usage(
-        calls=stopped.calls,
-        input_tokens=stopped.input_tokens,
-        output_tokens=stopped.output_tokens,
-        usd=stopped.usd,
-        by_model=dict(stopped.by_model),
-        estimated=stopped.estimated,
-    )
 
 
 def _cell_run(code: str, event: CellFinished) -> CellRun:

@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 
-from rlm_wasm import Completion, Usage, errors
+from rlm_wasm import Completion, Trajectory, Usage, errors
 
 TREE = {
     errors.RLMError: Exception,
@@ -105,7 +105,7 @@ def test_an_error_that_carries_a_completion_goes_through_a_pickle() -> None:
         response=None,
         stopped_by="calls",
         usage=Usage(),
-        trajectory=(),
+        trajectory=Trajectory(),
         seconds=1.0,
         run="r",
         depth=0,

@@ -17,6 +17,7 @@ import msgspec
 from rlm_wasm import dialects
 from rlm_wasm.clients import Client, Message, OpenAIClient, Reply
 from rlm_wasm.clients.connections import host_of, is_local
+from rlm_wasm.clients.keys import held_keys
 from rlm_wasm.compat.fast_rlm_steps import Steps, log_path
 from rlm_wasm.compat.listening import tell
 from rlm_wasm.compat.refusals import Refused, check
@@ -336,6 +337,10 @@ class _Counted:
     def model(self) -> str:
         """The wrapped client's."""
         return self._client.model
+
+    def held_keys(self) -> set[str]:
+        """The keys of the client that it asks."""
+        return held_keys(self._client)
 
     async def complete(self, messages: Sequence[Message], *, max_output_tokens: int | None = None) -> Reply:
         """Ask, within what is left."""

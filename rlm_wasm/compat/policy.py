@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlm_wasm.clients import Client, Message, Reply
+from rlm_wasm.clients.keys import held_keys
 from rlm_wasm.clients.scripted import estimate_tokens
 from rlm_wasm.compat.tracing import Trace
 from rlm_wasm.errors import LimitExceeded
@@ -114,6 +115,10 @@ class RootClient:
         """The wrapped client's."""
         return self._client.model
 
+    def held_keys(self) -> set[str]:
+        """The keys of the client that it asks."""
+        return held_keys(self._client)
+
     async def complete(self, messages: Sequence[Message], *, max_output_tokens: int | None = None) -> Reply:
         """Ask about what is remembered."""
         most = self._max_output_tokens if max_output_tokens is None else max_output_tokens
@@ -157,6 +162,10 @@ class SubClient:
     def model(self) -> str:
         """The wrapped client's."""
         return self._client.model
+
+    def held_keys(self) -> set[str]:
+        """The keys of the client that it asks."""
+        return held_keys(self._client)
 
     async def complete(self, messages: Sequence[Message], *, max_output_tokens: int | None = None) -> Reply:
         """Ask, within what is left."""

@@ -19,6 +19,7 @@ from rlm_wasm import (
 )
 from rlm_wasm.clients.keys import held_keys
 from rlm_wasm.compat.adapters import AdapterClient, OpenAICompatAdapter
+from rlm_wasm.compat.policy import RootClient, SubClient
 
 KEY = "planted-key-1234567"
 URL = "http://127.0.0.1:9/v1"
@@ -54,4 +55,6 @@ def test_a_client_around_others_holds_theirs(tmp_path: Path) -> None:
 
 def test_an_adapter_of_another_system_passes_its_clients_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLM_API_KEY", KEY)
-    assert held_keys(AdapterClient(OpenAICompatAdapter(model="m", base_url=URL))) == {KEY}
+    client = AdapterClient(OpenAICompatAdapter(model="m", base_url=URL))
+    sub = SubClient(client, instruction="", max_output_tokens=1, max_tokens=None, allowed=True)
+    assert held_keys(RootClient(sub, max_output_tokens=1, history=True, max_history_tokens=0)) == {KEY}
