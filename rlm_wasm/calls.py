@@ -90,6 +90,7 @@ class CallRecord:
                 waited=self._waited,
                 usd=self._usd,
                 cached=self._cached,
+                status=error.status if isinstance(error, ClientError) else None,
             )
         )
         if isinstance(error, ClientError):

@@ -169,7 +169,8 @@ class CallFinished(Event, frozen=True, kw_only=True):
     """The call has its answer, or failed: then `error` says how and `reply` is empty.
 
     `seconds` is how long it took, of which it waited `waited` for a free place; `usd` is None if the price is unknown;
-    `cached` says that the reply was kept from an earlier time, and cost nothing.
+    `cached` says that the reply was kept from an earlier time, and cost nothing; `status` is the HTTP status of a
+    failure that had one.
     """
 
     call: int
@@ -181,6 +182,7 @@ class CallFinished(Event, frozen=True, kw_only=True):
     waited: float = 0.0
     usd: float | None = None
     cached: bool = False
+    status: int | None = None
 
 
 class FunctionCalled(Event, frozen=True, kw_only=True):

@@ -24,6 +24,7 @@ from rlm_wasm.dialects import HOUSE, Dialect
 from rlm_wasm.events import Callbacks, Listener, Record, callbacks
 from rlm_wasm.guards import Guards
 from rlm_wasm.limits import DEFAULT_PRICES, Budget, Limits, Price
+from rlm_wasm.outputs import Output
 from rlm_wasm.retrievers import Retriever, offered
 from rlm_wasm.run import Run, Shared
 from rlm_wasm.sandbox import SandboxOptions, SandboxPool
@@ -112,6 +113,9 @@ class RLM:
         self.own_functions = {**({} if retriever is None else offered(retriever)), **(functions or {})}
         self.prices = {**DEFAULT_PRICES, **(prices or {})}
         self.max_concurrency = max_concurrency
+        unknown = sorted(set(called) - Callbacks.__annotations__.keys())
+        if unknown:
+            raise TypeError(f"RLM() has no argument {unknown[0]!r}")
         self.listeners = (*listeners, callbacks(**called)) if called else tuple(listeners)
         self.trace = None if trace is None else Path(trace)
         self._warm = warm
@@ -256,9 +260,25 @@ class RLM:
                 cutting=self.cutting,
                 variables=self.variables,
                 secrets=secrets,
+                settings=self._settings(asked),
                 streaming=hear is not None,
             )
             return await Run(shared, asked.question, prepared, asked.output, depth=0, parent=None).answer()
+
+    def _settings(self, asked: _Asked) -> dict[str, Any]:
+        """What a cell or a model can notice of how the run is set up: with it a trace can be run again."""
+        sandbox = msgspec.structs.asdict(self.sandbox)
+        return {
+            "dialect": self.dialect.name,
+            "act": self.dialect.act,
+            "limits": msgspec.structs.asdict(self.limits),
+            "guards": msgspec.structs.asdict(self.guards),
+            "windows": dict(self.models.windows),
+            "functions": sorted(self.own_functions),
+            "variables": self.variables if contexts.is_small(self.variables) else None,
+            "output": Output(asked.output).schema,
+            "sandbox": {name: value for name, value in sandbox.items() if name not in ("functions", "deno")},
+        }
 
 
 class _Asked(msgspec.Struct, frozen=True):

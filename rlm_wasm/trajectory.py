@@ -179,6 +179,15 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
         # somebody stopped it: there is no figure that was passed
         raise LimitExceeded(self.stopped_by, self.seconds, self.seconds, partial=self)
 
+    def report(self, path: str | Path) -> None:
+        """Write one HTML file that shows the run: its answer and cost, a timeline, every reply, cell and call.
+
+        It loads nothing and can be opened anywhere. Raises OSError.
+        """
+        from rlm_wasm.trace import html
+
+        html.report(self.trajectory.events, path)
+
     def _repr_html_(self) -> str:
         """What a notebook shows: the question, the answer, what ended the run and what it took."""
         usage, found = self.usage, sum(citation.found for citation in self.citations)

@@ -20,6 +20,8 @@ LADDER = (
     *("guards", "windows", "conversation", "calls", "bridge", "cells", "run", "stream", "rlm", "router", "compat"),
     *("trace", "doctor", "demo", "cli"),
 )
+# A method for whoever has the thing in hand, which does nothing but hand it to what makes something of it.
+ON_PURPOSE = {("trajectory", "trace"), ("clients", "trajectory")}
 ALLOWED_OUTSIDE = {"anyio", "msgspec"}
 MODULES = sorted(ROOT.rglob("*.py"))
 
@@ -65,7 +67,7 @@ def test_a_module_imports_only_what_stands_left_of_it(path: Path) -> None:
             taken = rest.partition(".")[0]
             if own == "cli" and taken.startswith("__"):
                 continue
-            assert taken in left, f"{own} may not know of {taken}"
+            assert taken in left or (own, taken) in ON_PURPOSE, f"{own} may not know of {taken}"
 
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=str(path.relative_to(ROOT))) for path in MODULES])

@@ -9,12 +9,15 @@ import inspect
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeAlias, TypeVar, cast
+from pathlib import Path
+from typing import Self, TypeAlias, TypeVar, cast
 
 from anyio.lowlevel import checkpoint
 
 from rlm_wasm.clients.protocol import Message, OnText, Reply
+from rlm_wasm.clients.recorded import Recorded
 from rlm_wasm.errors import ClientError
+from rlm_wasm.events import RunStarted
 from rlm_wasm.prompts import Tool, ToolCall
 
 _Asked = TypeVar("_Asked")
@@ -76,11 +79,33 @@ class ScriptedClient:
             raise TypeError(f"replies is a sequence of texts, not one text: write ScriptedClient([{replies[:40]!r}])")
         pairs = rules.items() if isinstance(rules, Mapping) else rules or ()
         self.calls: list[tuple[Message, ...]] = []
+        self._recorded: Recorded | None = None
         self._model = model
         # A deque because its popleft is atomic: two threads never get the same reply.
         self._replies = deque(_checked(reply) for reply in replies)
         self._replies_given = len(self._replies)
         self._rules = [(_matcher(key), _checked(reply)) for key, reply in pairs]
+
+    @classmethod
+    def from_trace(cls, path: str | Path, *, run: str | None = None, model: str | None = None) -> Self:
+        """A client that answers as the models of a recorded run did: any trace is a fixture for a test.
+
+        A call is found by what it is asked with (see `Recorded`), so that one client serves as root and as sub model.
+        `run`: the id of the run, where the file holds several; the last one if None. `model`: the name that it goes by,
+        the recorded root model's if None. Raises FileNotFoundError, and ValueError for a file that is no trace.
+        """
+        from rlm_wasm.trajectory import Trajectory
+
+        events = Trajectory.load(path, run).events
+        named = next(event.model for event in events if isinstance(event, RunStarted))
+        return cls.of_recorded(Recorded(events), model=model or named)
+
+    @classmethod
+    def of_recorded(cls, recorded: Recorded, *, model: str) -> Self:
+        """A client that answers from what was recorded."""
+        client = cls(model=model)
+        client._recorded = recorded
+        return client
 
     @property
     def model(self) -> str:
@@ -102,6 +127,12 @@ class ScriptedClient:
         asked = tuple(messages)
         self.calls.append(asked)
         prompt = asked[-1].content if asked else ""
+        if self._recorded is not None:
+            await checkpoint()
+            reply = self._recorded.reply_to(asked)
+            if on_text is not None:
+                await _tell(reply.text, on_text)
+            return reply
         rule = next((reply for matches, reply in self._rules if matches(prompt)), None)
         # The next reply is taken before anything is awaited, so that replies keep the order of the calls.
         text = await (_speak(self._next_reply(prompt), asked) if rule is None else _speak(rule, prompt))
