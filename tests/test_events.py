@@ -320,6 +320,8 @@ def test_callbacks_can_be_a_listener_among_others_and_no_others_are_known() -> N
     assert printed == ["a"]
     wrong: Any = {"on_steps": print}
     with pytest.raises(TypeError, match="there is no callback 'on_steps': use on_step, on_iteration"):
+        callbacks(**wrong)
+    with pytest.raises(TypeError, match=r"RLM\(\) has no argument 'on_steps'"):
         RLM(ScriptedClient(), **wrong)
     wrong = {"on_step": 3}
     with pytest.raises(TypeError, match="on_step must be a function that is given an event, not int"):
