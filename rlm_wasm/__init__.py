@@ -41,6 +41,7 @@ from rlm_wasm.rlm import RLM
 from rlm_wasm.router import Profile, Routed, Router
 from rlm_wasm.sandbox import Executed, Isolation, Sandbox, SandboxOptions, SandboxPool
 from rlm_wasm.stream import Stream
+from rlm_wasm.trace.live import LiveView
 from rlm_wasm.trajectory import Call, CellRun, Completion, Iteration, Trajectory
 from rlm_wasm.windows import Cutting
 
@@ -74,6 +75,7 @@ __all__ = [
     "Iteration",
     "LimitExceeded",
     "Limits",
+    "LiveView",
     "Message",
     "Offer",
     "OpenAIClient",

@@ -20,19 +20,10 @@ from rlm_wasm import __version__, contexts, demo, doctor
 from rlm_wasm.clients import CachedClient, Client, OpenAIClient
 from rlm_wasm.dialects import DIALECTS, HOUSE
 from rlm_wasm.errors import RLMError
-from rlm_wasm.events import (
-    CallFinished,
-    CellFinished,
-    CellStarted,
-    Event,
-    RootReplied,
-    RunStarted,
-    RunStopped,
-    SandboxReplaced,
-)
 from rlm_wasm.limits import Limits
 from rlm_wasm.rlm import RLM
 from rlm_wasm.sandbox import SandboxOptions
+from rlm_wasm.trace.lines import escaped, say, write_progress
 from rlm_wasm.trajectory import Completion
 
 
@@ -43,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except (RLMError, ValueError, TypeError, OSError) as error:
-        _say(f"rlm-wasm: {error}")
+        say(f"rlm-wasm: {error}")
         return 1
     except KeyboardInterrupt:
         return 130
@@ -81,11 +72,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    return doctor.report(options.deno, _say)
+    return doctor.report(options.deno, say)
 
 
 def _setup(options: argparse.Namespace) -> int:
-    return doctor.setup(options.deno, _say)
+    return doctor.setup(options.deno, say)
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -133,7 +124,7 @@ def _rlm(root: Client, sub: Client | None, options: argparse.Namespace) -> RLM:
         act=options.act,
         limits=_limits(options),
         sandbox=sandbox,
-        listeners=[_progress],
+        listeners=[write_progress],
     )
 
 
@@ -160,12 +151,12 @@ def _demo(options: argparse.Namespace) -> int:
         sub = _client(options.sub_model, options) if options.sub_model else None
     else:
         root, sub = demo.scripted_client(), None
-    _say(f"question: {demo.QUESTION}")
+    say(f"question: {demo.QUESTION}")
     code, done = _answer(_rlm(root, sub, options), demo.QUESTION, demo.corpus(), options)
     if done is None or code:
         return code
     wrong = demo.verdict(done.response)
-    _say("checked: the counts are those found without a model" if wrong is None else f"checked: {wrong}")
+    say("checked: the counts are those found without a model" if wrong is None else f"checked: {wrong}")
     # a real model may be wrong; the scripted one may not
     return 1 if wrong and not options.model else 0
 
@@ -184,9 +175,9 @@ def _answer(rlm: RLM, question: str, context: object, options: argparse.Namespac
         print(_shown(done.response))
     if done.stopped_by == "final":
         return 0, done
-    _say(f"stopped by: {done.stopped_by}")
+    say(f"stopped by: {done.stopped_by}")
     if done.response is None and done.partial is not None:
-        _say(f"no answer; nearest to one came: {_shown(done.partial)}")
+        say(f"no answer; nearest to one came: {_shown(done.partial)}")
     return (130 if done.stopped_by == "cancelled" else 3), done
 
 
@@ -222,16 +213,11 @@ def _whole(done: Completion) -> str:
 def _shown(response: object) -> str:
     """The answer for a terminal or a pipe: text as it is, anything else as JSON where it has that form."""
     if isinstance(response, str):
-        return response if not sys.stdout.isatty() else _escaped(response)
+        return response if not sys.stdout.isatty() else escaped(response)
     try:
         return _escaped_json(json.dumps(response, indent=2, ensure_ascii=False))
     except (TypeError, ValueError):
         return repr(response)
-
-
-def _escaped(text: str) -> str:
-    """`text` with control characters made visible: model and corpus text must not drive the terminal."""
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
 def _escaped_json(text: str) -> str:
@@ -239,48 +225,3 @@ def _escaped_json(text: str) -> str:
     if not sys.stdout.isatty():
         return text
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
-
-
-def _say(line: str) -> None:
-    print(_escaped(line), file=sys.stderr, flush=True)
-
-
-def _progress(event: Event) -> None:
-    """One line for each thing that happens."""
-    line = _line(event)
-    if line:
-        _say("  " * event.depth + line)
-
-
-def _line(event: Event) -> str:
-    match event:
-        case RunStarted():
-            return f"run: {event.model} (sub model {event.sub_model}); {event.context}"
-        case RootReplied():
-            return f"[{event.iteration}] reply: {event.output_tokens:,} tokens in {event.seconds:.1f} s"
-        case CellStarted():
-            return f"[{event.iteration}] code: {_first_line(event.code)}"
-        case CellFinished():
-            what = _last_line(event.error) if event.error else _first_line(event.output)
-            return f"[{event.iteration}] {'error' if event.error else 'output'} ({event.seconds:.2f} s): {what}"
-        case CallFinished():
-            what = event.error or _first_line(event.reply)
-            return f"[{event.iteration}] call {event.call} ({event.seconds:.1f} s): {what}"
-        case SandboxReplaced():
-            return f"[{event.iteration}] sandbox replaced: {_first_line(event.reason)}"
-        case RunStopped():
-            usd = "unknown price" if event.usd is None else f"{event.usd:.4f} USD"
-            tokens = f"{event.input_tokens:,} tokens in, {event.output_tokens:,} out"
-            return f"stopped by {event.stopped_by}: {event.calls} calls, {tokens}, {usd}, {event.seconds:.1f} s"
-        case _:
-            return ""
-
-
-def _first_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    more = f"  (+{len(lines) - 1} lines)" if len(lines) > 1 else ""
-    return (lines[0][:100] if lines else "(nothing)") + more
-
-
-def _last_line(text: str) -> str:
-    return text.strip().splitlines()[-1][:160] if text.strip() else ""
