@@ -253,6 +253,11 @@ class RunStopped(Event, frozen=True, kw_only=True):
 Listener = Callable[[Event], object]
 
 
+def hears_pieces(listener: Listener) -> bool:
+    """Whether a listener wants `RootStreamed`, for which clients must be asked to stream: an attribute of this name."""
+    return bool(getattr(listener, "hears_pieces", False))
+
+
 class Record:
     """What is kept of a run and its children, and handed on: to `write` and `hear` at once, to listeners in threads.
 

@@ -21,7 +21,7 @@ from rlm_wasm.clients.keys import held_keys
 from rlm_wasm.clients.openai import OpenAIClient
 from rlm_wasm.clients.protocol import Client
 from rlm_wasm.dialects import HOUSE, Dialect
-from rlm_wasm.events import Callbacks, Listener, Record, callbacks
+from rlm_wasm.events import Callbacks, Listener, Record, callbacks, hears_pieces
 from rlm_wasm.guards import Guards
 from rlm_wasm.limits import DEFAULT_PRICES, Budget, Limits, Price
 from rlm_wasm.outputs import Output
@@ -261,7 +261,7 @@ class RLM:
                 variables=self.variables,
                 secrets=secrets,
                 settings=self._settings(asked),
-                streaming=hear is not None,
+                streaming=hear is not None or any(map(hears_pieces, self.listeners)),
             )
             return await Run(shared, asked.question, prepared, asked.output, depth=0, parent=None).answer()
 

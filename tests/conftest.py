@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 from rlm_wasm.sandbox import image, process
+from tests.terminal import Pty
 
 # on a shared machine the time of one example says nothing
 settings.register_profile("rlm_wasm", deadline=None)
@@ -41,6 +42,23 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RLM_WASM_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def config_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What the user of this machine has written into a config file of rlm-wasm's counts in no test."""
+    folder = tmp_path_factory.mktemp("config")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture
+def pty() -> Iterator[Pty]:
+    """A terminal for a program."""
+    made = Pty()
+    yield made
+    os.close(made.ours)
 
 
 @pytest.fixture

@@ -5,7 +5,12 @@ Knows the few control sequences that are to be expected, and fails on every othe
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
+import struct
+import termios
+import threading
 from unicodedata import combining, east_asian_width
 
 _TOKEN = re.compile(r"\x1b\[(\??)([0-9;]*)([A-Za-z])|([\r\n])|([^\x00-\x1f\x7f-\x9f])", re.DOTALL)
@@ -85,3 +90,40 @@ class Terminal:
             self.row -= 1
         while len(self._cells) <= self.row:
             self._cells.append([])
+
+
+class Pty:
+    """A terminal of 80 columns and 24 rows as programs have it at `theirs`; what they write is read at once."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = os.openpty()
+        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self.read = bytearray()
+        self.changed = threading.Condition()
+        self.thread = threading.Thread(target=self._work, daemon=True)
+        self.thread.start()
+
+    def _work(self) -> None:
+        while True:
+            try:
+                piece = os.read(self.ours, 65536)
+            except OSError:
+                # how Linux says that nobody has the other end open any more
+                piece = b""
+            with self.changed:
+                self.read += piece
+                self.changed.notify_all()
+            if not piece:
+                return
+
+    def seen(self, text: str) -> bool:
+        """Wait until a text was written to it; False if it was not within a minute."""
+        with self.changed:
+            return self.changed.wait_for(lambda: text.encode() in self.read, timeout=60)
+
+    def ended(self) -> Terminal:
+        """What stands on it when nobody has the other end open any more."""
+        self.thread.join(timeout=60)
+        terminal = Terminal(80, 24)
+        terminal.write(self.read.decode())
+        return terminal

@@ -88,7 +88,7 @@ def test_equipment_imports_the_standard_library_its_neighbours_and_rlm_host_alon
 
 def test_importing_the_package_loads_no_heavy_one() -> None:
     heavy = ["openai", "anthropic", "google.genai", "pydantic", "httpx", "httpx2", "rich", "trio", "deno"]
-    heavy += ["elasticsearch", "numpy", "IPython", "opentelemetry"]
+    heavy += ["elasticsearch", "numpy", "IPython", "opentelemetry", "shtab"]
     program = f"import sys, rlm_wasm; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "[]\n"

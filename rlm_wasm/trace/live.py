@@ -44,9 +44,6 @@ class LiveView:
     As a context manager it ends the picture at its exit, whatever became of the runs; no use of it asks for that.
     """
 
-    hears_pieces = True
-    """It wants the root model's replies in pieces, as they come (`RootStreamed`)."""
-
     def __init__(self, *, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
         self._clock = clock
@@ -61,6 +58,11 @@ class LiveView:
 
     def __repr__(self) -> str:
         return f"<LiveView, {len(self._under_way)} runs under way>"
+
+    @property
+    def hears_pieces(self) -> bool:
+        """Whether it wants replies in pieces, as they come (`RootStreamed`): where it draws, and not in lines."""
+        return self._console is not None or _is_terminal()
 
     def __enter__(self) -> Self:
         return self

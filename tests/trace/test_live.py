@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 
 import rlm_wasm
-from rlm_wasm import RLM, LiveView, ScriptedClient
+from rlm_wasm import RLM, LiveView, Reply, ScriptedClient
 from rlm_wasm.events import (
     BudgetSpent,
     CallFinished,
@@ -29,12 +29,14 @@ from rlm_wasm.events import (
     IterationFinished,
     IterationStarted,
     RootReplied,
+    RootStreamed,
     RunStarted,
     RunStopped,
 )
 from rlm_wasm.trace import live
 from rlm_wasm.trace.drawing import Picture
-from tests.terminal import Terminal
+from rlm_wasm.trace.tree import Tree
+from tests.terminal import Pty, Terminal
 from tests.trace.test_tree import HOSTILE
 
 STARTED = RunStarted(question="How many?", context="`context` is a str", model="m", sub_model="s")
@@ -325,52 +327,6 @@ def start(replies: list[str], *, stdout: int, stderr: int) -> subprocess.Popen[b
     )
 
 
-class Pty:
-    """A terminal's other end: what is written to it is read at once, and `seen` waits for a text."""
-
-    def __init__(self) -> None:
-        self.ours, self.theirs = os.openpty()
-        self.read = bytearray()
-        self.changed = threading.Condition()
-        self.thread = threading.Thread(target=self._work, daemon=True)
-        self.thread.start()
-
-    def _work(self) -> None:
-        while True:
-            try:
-                piece = os.read(self.ours, 65536)
-            except OSError:
-                # how Linux says that nobody has the other end open any more
-                piece = b""
-            with self.changed:
-                self.read += piece
-                self.changed.notify_all()
-            if not piece:
-                return
-
-    def seen(self, text: str) -> bool:
-        with self.changed:
-            return self.changed.wait_for(lambda: text.encode() in self.read, timeout=60)
-
-    def ended(self) -> Terminal:
-        self.thread.join(timeout=60)
-        terminal = Terminal(80, 24)
-        terminal.write(self.read.decode())
-        return terminal
-
-
-@pytest.fixture
-def pty() -> Iterator[Pty]:
-    import fcntl
-    import struct
-    import termios
-
-    made = Pty()
-    fcntl.ioctl(made.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    yield made
-    os.close(made.ours)
-
-
 def test_a_run_is_drawn_on_stderr_and_stdout_has_the_answer_alone(pty: Pty) -> None:
     replies = ["```repl\nprint(llm_query('What?'))\n```", "```repl\nFINAL('the answer')\n```"]
     process = start(replies, stdout=subprocess.PIPE, stderr=pty.theirs)
@@ -416,3 +372,44 @@ def test_a_view_listens_to_a_run_of_children() -> None:
     terminal = on_terminal(console)
     assert any("rlm_query" in row and "inside" in row for row in terminal.shown)
     assert terminal.shown[-2] == "\u2192 2"
+
+
+class Streaming(ScriptedClient):
+    """Tells its replies in pieces to whoever asks for them."""
+
+    async def complete(self, messages: Any, *, on_text: Any = None, **given: Any) -> Reply:
+        reply = await super().complete(messages)
+        if on_text is not None:
+            for piece in ("begun", None, *reply.text.splitlines(keepends=True)):
+                on_text(piece)
+        return reply
+
+
+class Plain:
+    """A client that cannot stream."""
+
+    model = "plain"
+
+    async def complete(self, messages: Any, *, max_output_tokens: int | None = None) -> Reply:
+        return Reply("```repl\nFINAL(1)\n```", 1, 1)
+
+
+def test_for_its_sake_a_client_is_asked_to_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[Event] = []
+    add = Tree.add
+    monkeypatch.setattr(Tree, "add", lambda tree, event: heard.append(event) or add(tree, event))
+    code = "```repl\nFINAL(1)\n```"
+    rlm = RLM(Streaming([code], model="root"), listeners=[LiveView(console=screen())])
+    assert rlm.completion("How many?").response == 1
+    assert [event.text for event in heard if isinstance(event, RootStreamed)] == ["begun", None, *code.splitlines(True)]
+
+
+def test_clients_are_not_asked_to_stream_for_lines_or_if_they_cannot(capsys: pytest.CaptureFixture[str]) -> None:
+    heard: list[Event] = []
+    view = LiveView()
+    assert not view.hears_pieces
+    rlm = RLM(Streaming(["```repl\nFINAL(1)\n```"], model="root"), listeners=[view, heard.append])
+    assert rlm.completion("How many?").response == 1
+    assert RLM(Plain(), listeners=[LiveView(console=screen()), heard.append]).completion("How many?").response == 1
+    assert not any(isinstance(event, RootStreamed) for event in heard)
+    assert "stopped by final" in capsys.readouterr().err

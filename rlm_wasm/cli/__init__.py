@@ -1,0 +1,208 @@
+"""The command line: arguments -> one call -> exit code. The answer alone goes to stdout, all else to stderr.
+
+Exit codes: 0 an answer; 1 a failure, said in one line; 2 wrong arguments or settings; 3 stopped by a limit; 130
+stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+
+from rlm_wasm import contexts, demo
+from rlm_wasm.cli import arguments as grammar
+from rlm_wasm.cli import machine
+from rlm_wasm.cli.answers import print_answer, print_json, shown
+from rlm_wasm.cli.config import find
+from rlm_wasm.cli.settings import ALL, SettingError, Source, in_force, switch
+from rlm_wasm.clients import CachedClient, Client, OpenAIClient
+from rlm_wasm.errors import RLMError
+from rlm_wasm.limits import Limits
+from rlm_wasm.rlm import RLM
+from rlm_wasm.sandbox import SandboxOptions
+from rlm_wasm.trace.lines import say, write_progress
+from rlm_wasm.trace.live import LiveView
+from rlm_wasm.trajectory import Completion
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    options = grammar.parse(_parser(), arguments)
+    try:
+        _settle(options)
+        return options.run(options)
+    except SettingError as error:
+        say(f"rlm-wasm: {error}")
+        return 2
+    except BrokenPipeError:
+        # whoever read the answer has enough; what is left in the buffer must not fail at the exit too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if _debugging(options):
+            traceback.print_exc()
+        else:
+            say(f"rlm-wasm: {_line_of(error)}")
+        return 1
+
+
+def _parser(files: object = None) -> argparse.ArgumentParser:
+    commands: dict[str, grammar.Command] = {
+        "ask": _ask,
+        "demo": _demo,
+        "doctor": machine.doctored,
+        "setup": machine.set_up,
+        "config": machine.show_config,
+        "completion": lambda options: machine.complete(_parser, options.shell),
+        "bench": machine.bench,
+    }
+    return grammar.parser(commands, files)
+
+
+def _line_of(error: Exception) -> str:
+    """A failure in one line. What is none of ours, nor of the system's, is a fault in here, and says so."""
+    first, _, more = str(error).strip().partition("\n")
+    if not isinstance(error, (RLMError, ValueError, TypeError, OSError, ImportError)):
+        return f"a fault of rlm-wasm itself, {type(error).__name__}: {first} (--debug shows the traceback)"
+    return f"{first or type(error).__name__}{' (--debug shows the rest)' if more else ''}"
+
+
+def _debugging(options: argparse.Namespace) -> bool:
+    """Whether --debug holds; what is wrong with the settings may be what there is to debug."""
+    try:
+        return bool(getattr(options, "debug", None) or switch(os.environ.get("RLM_WASM_DEBUG") or "0"))
+    except argparse.ArgumentTypeError:
+        return False
+
+
+def _settle(options: argparse.Namespace) -> None:
+    """Put the values that hold in the place of those that were given. What a project's file chose is said."""
+    keys = grammar.KEYS[options.command]
+    sources: list[Source] = []
+    if "json" in keys:
+        sources = find(options.config, options.no_config)
+    by_flag_alone = ("model", "sub_model") if options.command == "demo" and not options.model else ()
+    options.values = in_force(vars(options), keys, sources, by_flag_alone)
+    for key, value in options.values.items():
+        setattr(options, key, value.value)
+    options.sources = sources
+    if options.command in ("ask", "demo"):
+        for source in sources:
+            chosen_there = [key for key, value in options.values.items() if value.origin == source.path]
+            if chosen_there and not source.own:
+                say(f"settings from {source.path}: {', '.join(chosen_there)}")
+
+
+def _limits(options: argparse.Namespace) -> Limits:
+    return Limits(usd=options.usd, seconds=options.seconds, iterations=options.iterations)
+
+
+def _client(model: str, options: argparse.Namespace) -> Client:
+    return OpenAIClient(model, base_url=options.base_url)
+
+
+def _rlm(root: Client, sub: Client | None, options: argparse.Namespace) -> RLM:
+    sandbox = SandboxOptions(deno=machine.deno_of(options))
+    if options.cache:
+        sub = CachedClient(sub or root, Path(options.cache))
+    return RLM(
+        root,
+        sub_model=sub,
+        dialect=options.dialect,
+        act=options.act,
+        limits=_limits(options),
+        sandbox=sandbox,
+        listeners=[LiveView() if options.live else write_progress],
+    )
+
+
+def _ask(options: argparse.Namespace) -> int:
+    if not options.model:
+        options.parser.error(
+            f'which model? give --model, set {ALL["model"].variable}, or write model = "..." in a config file'
+        )
+    root = _client(options.model, options)
+    sub = _client(options.sub_model, options) if options.sub_model else None
+    return _answer(_rlm(root, sub, options), options.question, _context(options), options)[0]
+
+
+def _context(options: argparse.Namespace) -> object:
+    if options.context is None:
+        return None
+    if options.context == "-":
+        return contexts.decode(sys.stdin.buffer.read(), "standard input", errors=options.errors)
+    path = Path(options.context)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file or folder {options.context!r} to read the context from")
+    return path
+
+
+def _demo(options: argparse.Namespace) -> int:
+    if options.model:
+        root = _client(options.model, options)
+        sub = _client(options.sub_model, options) if options.sub_model else None
+    else:
+        root, sub = demo.scripted_client(), None
+    if not options.live:
+        say(f"question: {demo.QUESTION}")
+    code, done = _answer(_rlm(root, sub, options), demo.QUESTION, demo.corpus(), options)
+    if done is None or code:
+        return code
+    wrong = demo.verdict(done.response)
+    say("checked: the counts are those found without a model" if wrong is None else f"checked: {wrong}")
+    # a real model may be wrong; the scripted one may not
+    return 1 if wrong and not options.model else 0
+
+
+def _answer(rlm: RLM, question: str, context: object, options: argparse.Namespace) -> tuple[int, Completion | None]:
+    errors = getattr(options, "errors", "strict")
+    try:
+        done = anyio.run(_until_interrupted, rlm, question, context, errors)
+    except RLMError as error:
+        if options.json and isinstance(error.partial, Completion):
+            print_json(error.partial)
+        raise
+    if options.json:
+        print_json(done)
+    else:
+        print_answer(done)
+    if done.stopped_by == "final":
+        return 0, done
+    say(f"stopped by: {done.stopped_by}")
+    if done.response is None and done.partial is not None:
+        say(f"no answer; nearest to one came: {shown(done.partial)}")
+    return (130 if done.stopped_by == "cancelled" else 3), done
+
+
+async def _until_interrupted(rlm: RLM, question: str, context: object, errors: str) -> Completion:
+    """The completion; Ctrl-C ends it cleanly, and it then says what there is."""
+    stop = anyio.Event()
+
+    async def listen() -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                stop.set()
+
+    failure: Exception | None = None
+    done: Completion | None = None
+    async with anyio.create_task_group() as tasks:
+        if sys.platform != "win32":
+            tasks.start_soon(listen)
+        try:
+            done = await rlm.acompletion(question, context=context, errors=errors, stop=stop)
+        except Exception as error:
+            failure = error
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    assert done is not None
+    return done

@@ -1,0 +1,161 @@
+"""The command line's grammar: commands, flags, and the help that is shown of them.
+
+Knows what may be said, and not what is done about it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+
+from rlm_wasm import __version__
+from rlm_wasm.cli.settings import ALL, SWITCH, Setting
+
+Command = Callable[[argparse.Namespace], int]
+
+SHELLS = ("bash", "zsh", "fish")
+
+_EXIT_CODES = """\
+exit codes:
+  0    an answer; all is well
+  1    a failure, said in one line on stderr (--debug shows the traceback)
+  2    wrong arguments or settings
+  3    stopped by a limit; the best answer that there was, if any, is on stdout
+  130  stopped by Ctrl-C or SIGTERM
+"""
+
+_SETTINGS = """\
+settings:
+  Each option but --context has an environment variable (--sub-model: RLM_WASM_SUB_MODEL; --cache:
+  RLM_WASM_CACHE_FILE) and a key in config files (sub_model). A flag counts before the variable, the variable before a
+  project's file (rlm-wasm.toml, or [tool.rlm-wasm] in pyproject.toml, in the working directory or the nearest above
+  it), and that before your own config.toml. A project's file may not set base_url, cache or deno, and may only lower
+  limits; what it set is said. `rlm-wasm config` shows what holds, and where it comes from.
+"""
+
+_EXAMPLES = """\
+examples:
+  rlm-wasm demo --live
+  rlm-wasm ask "Who signed the contract?" --context contract.txt --model gpt-5-mini --usd 0.10
+  cat *.log | rlm-wasm ask "What failed first?" --context - --model local --base-url http://127.0.0.1:8080/v1
+"""
+
+_ASK_EXAMPLES = """\
+examples:
+  rlm-wasm ask "Who signed the contract?" --context contract.txt --model gpt-5-mini --usd 0.10
+  rlm-wasm ask "Which notes contradict each other?" --context notes/ --model gpt-5 --sub-model gpt-5-nano --live
+  cat *.log | rlm-wasm ask "What failed first?" --context - --model local --base-url http://127.0.0.1:8080/v1
+  rlm-wasm ask "How many are late?" --context orders.json --model gpt-5-mini --json | jq .response
+"""
+
+_COMPLETION_EXAMPLES = """\
+examples:
+  rlm-wasm completion bash > ~/.local/share/bash-completion/completions/rlm-wasm
+  rlm-wasm completion zsh > "${fpath[1]}/_rlm-wasm"
+  rlm-wasm completion fish > ~/.config/fish/completions/rlm-wasm.fish
+"""
+
+_RUN = ("model", "sub_model", "dialect", "act", "base_url", "usd", "seconds", "iterations", "cache")
+_REPORTED = ("json", "debug")
+# the settings that each command has, in the order of its help
+KEYS: Mapping[str, Sequence[str]] = {
+    "ask": (*_RUN, "errors", "live", *_REPORTED, "deno"),
+    "demo": (*_RUN, "live", *_REPORTED, "deno"),
+    "doctor": (*_REPORTED, "deno"),
+    "setup": (*_REPORTED, "deno"),
+    "config": tuple(ALL),
+    "completion": ("debug",),
+    "bench": (),
+}
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Examples as they are written, and the names of commands and flags in one column with what they mean."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30)
+        # argparse takes the names of commands to be two columns shorter than it then writes them
+        self._action_max_length = 14
+
+
+def parser(commands: Mapping[str, Command], files: object = None) -> argparse.ArgumentParser:
+    """The parser of the whole command line; what it parses has the command in `run`, and its own parser in `parser`.
+
+    `files` is how shtab completes the name of a file; None where nothing is completed.
+    """
+    whole = argparse.ArgumentParser(
+        prog="rlm-wasm",
+        description="Answer questions over contexts of any length, with code run in a sandbox.",
+        epilog=f"{_EXAMPLES}\n{_SETTINGS}\n{_EXIT_CODES}",
+        formatter_class=_Help,
+    )
+    whole.add_argument("--version", action="version", version=f"rlm-wasm {__version__}")
+    group = whole.add_subparsers(required=True, metavar="COMMAND", dest="command")
+
+    def add(name: str, short: str, *epilog: str) -> argparse.ArgumentParser:
+        made = group.add_parser(
+            name,
+            help=short,
+            description=f"{short[0].upper()}{short[1:]}.",
+            epilog="\n".join(epilog),
+            formatter_class=_Help,
+        )
+        made.set_defaults(run=commands[name], parser=made)
+        return made
+
+    ask = add(
+        "ask", "answer a question about a file, a folder or standard input", _ASK_EXAMPLES, _SETTINGS, _EXIT_CODES
+    )
+    ask.add_argument("question")
+    ask.add_argument("--context", metavar="FILE|DIR|-", help="what the question is about; - reads standard input")
+    add(
+        "demo",
+        "answer a checkable question over Python's language reference",
+        "Without --model scripted replies stand in for a model, and nobody is asked anything; here the model is taken\n"
+        "from the flag alone.\n",
+        _EXIT_CODES,
+    )
+    add("doctor", "say what was found, what is missing and how to get it", _EXIT_CODES)
+    add("setup", "check the runtime files, make the memory image ahead of time")
+    add("config", "show the settings that hold, and where each comes from", _SETTINGS)
+    completion = add("completion", "print a script that completes rlm-wasm in a shell", _COMPLETION_EXAMPLES)
+    completion.add_argument("shell", choices=SHELLS)
+    add(
+        "bench",
+        "measure what a start, a cell and a call cost, in a checkout",
+        "Its arguments are those of python -m tests.bench: --only NAME, --quick, --dspy PYTHON, --json FILE, --save.",
+    )
+    for name, made in group.choices.items():
+        _add_settings(made, KEYS[name], files)
+    return whole
+
+
+def parse(whole: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments as they were given; what `bench` hands on is in `rest`. Ends the process where they are wrong."""
+    options, rest = whole.parse_known_args(arguments)
+    if rest and options.command != "bench":
+        options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.rest = rest
+    return options
+
+
+def _add_settings(made: argparse.ArgumentParser, keys: Sequence[str], files: object) -> None:
+    for key in keys:
+        _completes(_add_setting(made, ALL[key]), files)
+    if "json" in keys:
+        _completes(made.add_argument("--config", metavar="FILE", help="read this config file, and no other"), files)
+        made.add_argument("--no-config", action="store_true", default=None, help="read no config file")
+
+
+def _add_setting(made: argparse.ArgumentParser, setting: Setting) -> argparse.Action:
+    if setting.form is SWITCH:
+        return made.add_argument(setting.flag, action=argparse.BooleanOptionalAction, help=setting.help)
+    return made.add_argument(
+        setting.flag, type=setting.form.parse, choices=setting.choices, metavar=setting.metavar, help=setting.help
+    )
+
+
+def _completes(action: argparse.Action, files: object) -> None:
+    """Have shtab complete names of files, where they are asked for."""
+    if files is not None and "FILE" in str(action.metavar):
+        action.complete = files  # pyright: ignore[reportAttributeAccessIssue]  # it is looked for there
