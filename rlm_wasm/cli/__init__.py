@@ -24,7 +24,7 @@ from rlm_wasm.cli.config import find
 from rlm_wasm.cli.settings import ALL, SettingError, Source, in_force, switch
 from rlm_wasm.clients import CachedClient, Client, OpenAIClient
 from rlm_wasm.errors import RLMError
-from rlm_wasm.limits import Limits
+from rlm_wasm.limits import DEFAULT_PRICES, Limits, find_price
 from rlm_wasm.rlm import RLM
 from rlm_wasm.sandbox import SandboxOptions
 from rlm_wasm.trace.lines import say, write_progress
@@ -107,6 +107,11 @@ def _limits(options: argparse.Namespace) -> Limits:
 
 
 def _client(model: str, options: argparse.Namespace) -> Client:
+    if options.usd is not None and find_price(model, {**DEFAULT_PRICES, **(options.price or {})}) is None:
+        raise ValueError(
+            f"the price of model {model!r} is not known, and --usd needs it: give --price '{model}=INPUT/OUTPUT', in "
+            "US dollars per million tokens"
+        )
     return OpenAIClient(model, base_url=options.base_url)
 
 
@@ -120,6 +125,7 @@ def _rlm(root: Client, sub: Client | None, options: argparse.Namespace) -> RLM:
         dialect=options.dialect,
         act=options.act,
         limits=_limits(options),
+        prices=options.price,
         sandbox=sandbox,
         listeners=[LiveView() if options.live else write_progress],
     )

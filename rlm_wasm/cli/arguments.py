@@ -29,8 +29,8 @@ settings:
   Each option but --context has an environment variable (--sub-model: RLM_WASM_SUB_MODEL; --cache:
   RLM_WASM_CACHE_FILE) and a key in config files (sub_model). A flag counts before the variable, the variable before a
   project's file (rlm-wasm.toml, or [tool.rlm-wasm] in pyproject.toml, in the working directory or the nearest above
-  it), and that before your own config.toml. A project's file may not set base_url, cache or deno, and may only lower
-  limits; what it set is said. `rlm-wasm config` shows what holds, and where it comes from.
+  it), and that before your own config.toml. A project's file may not set base_url, cache, deno or price, and may only
+  lower limits; what it set is said. `rlm-wasm config` shows what holds, and where it comes from.
 """
 
 _EXAMPLES = """\
@@ -55,7 +55,7 @@ examples:
   rlm-wasm completion fish > ~/.config/fish/completions/rlm-wasm.fish
 """
 
-_RUN = ("model", "sub_model", "dialect", "act", "base_url", "usd", "seconds", "iterations", "cache")
+_RUN = ("model", "sub_model", "dialect", "act", "base_url", "usd", "price", "seconds", "iterations", "cache")
 _REPORTED = ("json", "debug")
 # the settings that each command has, in the order of its help
 KEYS: Mapping[str, Sequence[str]] = {
@@ -67,6 +67,8 @@ KEYS: Mapping[str, Sequence[str]] = {
     "completion": ("debug",),
     "bench": (),
 }
+# what is not an option
+_POSITIONAL = {"ask": " QUESTION", "completion": f" {{{','.join(SHELLS)}}}"}
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -96,6 +98,7 @@ def parser(commands: Mapping[str, Command], files: object = None) -> argparse.Ar
         made = group.add_parser(
             name,
             help=short,
+            usage=f"rlm-wasm {name} [OPTIONS]{_POSITIONAL.get(name, '')}",
             description=f"{short[0].upper()}{short[1:]}.",
             epilog="\n".join(epilog),
             formatter_class=_Help,
@@ -106,7 +109,7 @@ def parser(commands: Mapping[str, Command], files: object = None) -> argparse.Ar
     ask = add(
         "ask", "answer a question about a file, a folder or standard input", _ASK_EXAMPLES, _SETTINGS, _EXIT_CODES
     )
-    ask.add_argument("question")
+    ask.add_argument("question", metavar="QUESTION", help="in the words of a person")
     ask.add_argument("--context", metavar="FILE|DIR|-", help="what the question is about; - reads standard input")
     add(
         "demo",
@@ -119,7 +122,7 @@ def parser(commands: Mapping[str, Command], files: object = None) -> argparse.Ar
     add("setup", "check the runtime files, make the memory image ahead of time")
     add("config", "show the settings that hold, and where each comes from", _SETTINGS)
     completion = add("completion", "print a script that completes rlm-wasm in a shell", _COMPLETION_EXAMPLES)
-    completion.add_argument("shell", choices=SHELLS)
+    completion.add_argument("shell", choices=SHELLS, help="the shell that the script is for")
     add(
         "bench",
         "measure what a start, a cell and a call cost, in a checkout",

@@ -15,7 +15,7 @@ import msgspec
 
 from rlm_wasm.clients.connections import host_of
 from rlm_wasm.dialects import DIALECTS, HOUSE
-from rlm_wasm.limits import Limits
+from rlm_wasm.limits import Limits, Price
 
 # Whose file may say it: "any" file that is found; "lower" the same, but a limit is only lowered by a project's; "own"
 # the user's alone, since with it a file in a folder of somebody else's could send keys and texts elsewhere (base_url),
@@ -53,6 +53,22 @@ def switch(text: str) -> bool:
     return words[text.lower()]
 
 
+def prices(text: str) -> dict[str, Price]:
+    """Prices by model, of "MODEL=INPUT/OUTPUT" with commas between several. Raises ArgumentTypeError."""
+    found: dict[str, Price] = {}
+    for part in text.split(","):
+        # a model's name may have an equals sign in it
+        model, _, price = part.strip().rpartition("=")
+        try:
+            per_input, per_output = map(float, price.split("/"))
+            found[model] = Price(per_input, per_output)
+        except ValueError:
+            model = ""
+        if not model:
+            raise argparse.ArgumentTypeError(f"must be MODEL=INPUT/OUTPUT, such as qwen=0.2/0.8, not {part.strip()!r}")
+    return found
+
+
 class Form(msgspec.Struct, frozen=True):
     """What the values of a setting are: how one is read from text, and what it is in a TOML file."""
 
@@ -64,6 +80,7 @@ class Form(msgspec.Struct, frozen=True):
 TEXT = Form(str, (str,), "a text")
 NUMBER = Form(number, (int, float), "a number")
 COUNT = Form(count, (int,), "a whole number")
+PRICES = Form(prices, (str,), "a text")
 SWITCH = Form(switch, (bool,), "true or false")
 
 
@@ -117,6 +134,8 @@ ALL = {
             "base_url", "an OpenAI-compatible server, such as http://127.0.0.1:8080/v1", metavar="URL", trust="own"
         ),
         Setting("usd", "spend at most this many US dollars", NUMBER, "N", trust="lower"),
+        # with a price of nothing, a limit in dollars would hold nobody
+        Setting("price", "of a model, in US dollars per million tokens", PRICES, "MODEL=INPUT/OUTPUT", trust="own"),
         Setting("seconds", "stop after this many seconds", NUMBER, "N", trust="lower"),
         Setting(
             "iterations",
@@ -204,9 +223,14 @@ def _of_files(setting: Setting, sources: Sequence[Source]) -> Value:
     return below if below.value is not None and below.value < first.value else first
 
 
-def shown(key: str, value: object) -> object:
+def shown(key: str, value: Any) -> object:
     """A value as it may be shown: of an address the scheme and the host alone, since all else may hold a key."""
+    if key == "price" and value is not None:
+        return ",".join(f"{model}={price.input:g}/{price.output:g}" for model, price in value.items())
     if key != "base_url" or value is None:
         return value
     scheme, _, _ = str(value).partition("://")
-    return f"{scheme}://{host_of(str(value))}"
+    try:
+        return f"{scheme}://{host_of(str(value))}"
+    except ValueError:
+        return "(no address)"

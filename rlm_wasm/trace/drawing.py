@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 
 import msgspec
 
@@ -19,6 +18,7 @@ from rlm_wasm.trace.tree import Calls, CellNode, RunNode, Step
 # of one line; more than the widest window shows
 _WIDEST = 500
 
+_TELL_LITTLE = ("#", "import ", "from ")
 _FORMS = re.compile("[\ufe00-\ufe0f\U0001f3fb-\U0001f3ff\U000e0100-\U000e01ef]")
 _PILE = "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]"
 _PILED = re.compile(f"(?<={_PILE}{{2}}){_PILE}+")
@@ -116,6 +116,8 @@ class Picture:
             earlier, steps = earlier + max(0, len(steps) - few), steps[-few:]
         if earlier:
             rows.append(_row(Span(f"  {self.dots} {earlier} earlier iterations", "dim")))
+        if not steps and run.stopped is None:
+            rows.append(_row(Span(f"    {self._turning} starting", "yellow")))
         for step in steps:
             under_way = run.stopped is None and step is steps[-1] and step.doing
             rows += self._open_step(step, detail, room) if under_way else self._folded_step(step, detail)
@@ -269,9 +271,8 @@ def _row(*spans: Span) -> Row:
 def _head(code: str) -> str:
     """The first line of code that does something: comments and imports tell little of a cell."""
     lines = code.split("\n")
-    telling = islice((n for n, line in enumerate(lines) if line.strip() and not line.lstrip().startswith("#")), 1)
-    start = next(telling, 0)
-    return first_line("\n".join(lines[start:]), _WIDEST)
+    telling = (n for n, line in enumerate(lines) if line.strip() and not line.lstrip().startswith(_TELL_LITTLE))
+    return first_line("\n".join(lines[next(telling, 0) :]), _WIDEST)
 
 
 def _seconds(seconds: float | None) -> str:

@@ -97,7 +97,7 @@ def test_every_option_has_a_variable_and_a_key(
     config: Config, project: Path, user: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = {"usd": "2.5", "seconds": "60", "iterations": "7", "dialect": "dspy", "act": "tool", "errors": "ignore"}
-    texts |= {"live": "yes", "json": "on", "debug": "1"}
+    texts |= {"price": "a=b=1/2.5", "live": "yes", "json": "on", "debug": "1"}
     for key, setting in ALL.items():
         monkeypatch.setenv(setting.variable, texts.get(key, "text"))
     for key, (value, origin) in config().items():
@@ -150,7 +150,7 @@ def test_a_file_named_by_hand_is_the_only_one_and_is_trusted(
 # --- a folder that somebody else wrote -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["base_url", "base-url", "deno", "cache"])
+@pytest.mark.parametrize("name", ["base_url", "base-url", "deno", "cache", "price"])
 @pytest.mark.parametrize("file", ["rlm-wasm.toml", "pyproject.toml"])
 def test_a_projects_file_may_not_choose_where_texts_go_or_what_is_run(
     refused: Refused, project: Path, user: Path, name: str, file: str
@@ -220,6 +220,24 @@ def test_the_demo_asks_no_model_that_a_file_or_a_variable_chose(
     assert set(done["usage"]["by_model"]) == {"scripted"}
 
 
+def test_a_price_given_by_hand_makes_a_limit_in_dollars_hold(
+    project: Path, user: Path, config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert config("--price", "qwen=0.2/0.8,s=0/0")["price"] == ("qwen=0.2/0.8,s=0/0", "--price")
+    server = ChatServer(repl("print(1)"), repl("FINAL(1)"))
+    try:
+        line = ["ask", "How many?", "--model", "qwen", "--base-url", server.base_url]
+        assert cli.main([*line, "--usd", "5"]) == 1
+        assert "give --price 'qwen=INPUT/OUTPUT'" in capsys.readouterr().err
+        # a reply has 1,000 tokens in and 10 out: each costs 0.01 and 0.001 US dollars
+        assert cli.main([*line, "--usd", "5", "--price", "qwen=10/100", "--json"]) == 0
+    finally:
+        server.shutdown()
+        server.server_close()
+    done = json.loads(capsys.readouterr().out)
+    assert done["usage"]["usd"] == pytest.approx(2 * (0.01 + 0.001))
+
+
 # --- files and variables that are wrong ----------------------------------------------------------------------------
 
 WRONG = [
@@ -231,6 +249,9 @@ WRONG = [
     ("usd = nan", "usd must be a number above 0"),
     ("iterations = 2.5", "iterations must be a whole number, not float"),
     ("iterations = 0", "iterations must be a whole number above 0"),
+    ("price = 'm=1'", "price must be MODEL=INPUT/OUTPUT, such as qwen=0.2/0.8, not 'm=1'"),
+    ("price = '=1/2'", "price must be MODEL=INPUT/OUTPUT"),
+    ("price = 'm=1/-2'", "price must be MODEL=INPUT/OUTPUT"),
     ("live = 'yes'", "live must be true or false, not str"),
     ("model = ['m']", "model must be a text, not list"),
     ("dialect = 'klingon'", "dialect must be one of rlm_wasm, rlm"),
