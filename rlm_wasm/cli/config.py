@@ -18,8 +18,9 @@ from typing import Any, cast
 
 from rlm_wasm.cli.settings import ALL, SettingError, Source, switch
 
-# more than any config file has, and than a hostile one may make us read
-_MOST_BYTES = 1_000_000
+# more than any config file has; a dotted key of 64 kB keeps Python 3.11's tomllib busy for half a minute
+_MOST_BYTES = 128_000
+_LONGEST_LINE = 4_000
 PROJECT_FILE = "rlm-wasm.toml"
 
 
@@ -49,9 +50,12 @@ def find(chosen: str | None, none: bool | None) -> list[Source]:
             raise SettingError(f"{path}: there is no such config file, or it says nothing of rlm-wasm")
         return [_source(path, table, own=True)]
     found: list[Source] = []
-    project = _project_file()
-    if project is not None:
-        found.append(_source(*project, own=False))
+    try:
+        project = _project_file()
+        if project is not None:
+            found.append(_source(*project, own=False))
+    except SettingError as error:
+        raise SettingError(f"{error} (--no-config passes over all config files)") from None
     table = _table_of(user_file())
     return found if table is None else [*found, _source(user_file(), table, own=True)]
 
@@ -77,8 +81,11 @@ def _project_file() -> tuple[Path, Mapping[str, Any]] | None:
 def _table_of(path: Path) -> Mapping[str, Any] | None:
     """The settings in a file: of a pyproject.toml its [tool.rlm-wasm]. None where there is no such file or table."""
     text = _text_of(path)
-    if text is None:
+    if text is None or (path.name == "pyproject.toml" and "rlm-wasm" not in text):
+        # what is wrong with a project that does not know us is none of our business
         return None
+    if any(len(line) > _LONGEST_LINE for line in text.splitlines()):
+        raise SettingError(f"{path} has a line longer than a config file may have ({_LONGEST_LINE:,} characters)")
     try:
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -120,7 +127,7 @@ def _source(path: Path, table: Mapping[str, Any], *, own: bool) -> Source:
         if setting.trust == "own" and not own:
             raise SettingError(
                 f"{path}: {name} is not taken from a project's file, since others may have written it: use "
-                f"{setting.flag}, {setting.variable} or {user_file()} (--no-config passes over all files)"
+                f"{setting.flag}, {setting.variable} or {user_file()}"
             )
         try:
             values[key] = setting.read_toml(value)
