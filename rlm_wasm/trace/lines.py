@@ -13,6 +13,7 @@ from rlm_wasm.events import (
     CellFinished,
     CellStarted,
     Event,
+    HistoryShortened,
     RootReplied,
     RunStarted,
     RunStopped,
@@ -60,6 +61,8 @@ def described(event: Event) -> str:
             return f"[{event.iteration}] call {event.call} ({event.seconds:.1f} s): {what}"
         case SandboxReplaced():
             return f"[{event.iteration}] sandbox replaced: {first_line(event.reason)}"
+        case HistoryShortened():
+            return f"[{event.iteration}] messages {event.way}: {event.tokens_before:,} tokens to {event.tokens_after:,}"
         case RunStopped():
             usd = "unknown price" if event.usd is None else f"{event.usd:.4f} USD"
             tokens = f"{event.input_tokens:,} tokens in, {event.output_tokens:,} out"

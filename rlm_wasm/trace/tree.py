@@ -20,6 +20,7 @@ from rlm_wasm.events import (
     CellStarted,
     Event,
     FunctionCalled,
+    HistoryShortened,
     IterationFinished,
     Printed,
     RootAsked,
@@ -185,6 +186,8 @@ class Tree:
                 _add_function(step, event)
             case SandboxReplaced():
                 step.notes = [f"sandbox replaced: {event.reason[:_CHARS]}"]
+            case HistoryShortened():
+                step.notes = [f"messages {event.way}: {event.tokens_before:,} tokens to {event.tokens_after:,}"]
             case IterationFinished():
                 step.doing, step.written, step.seconds = "", "", event.seconds
             case _:

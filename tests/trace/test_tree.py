@@ -15,6 +15,7 @@ from rlm_wasm.events import (
     CellStarted,
     Event,
     FunctionCalled,
+    HistoryShortened,
     IterationFinished,
     IterationStarted,
     Printed,
@@ -26,6 +27,7 @@ from rlm_wasm.events import (
     SandboxReplaced,
 )
 from rlm_wasm.trace.drawing import Picture, Row
+from rlm_wasm.trace.lines import described
 from rlm_wasm.trace.tree import Tree
 
 # what a model, a cell or a corpus may put into a text
@@ -122,6 +124,14 @@ def test_an_error_is_shown_by_its_last_line(feed: Feed) -> None:
     feed.iterate(1, "boom()", error="Traceback (most recent call last):\n  ...\nValueError: no")
     feed.add(IterationStarted(), iteration=2)
     assert feed.picture()[3].strip() == "ValueError: no"
+
+
+def test_a_lost_sandbox_and_shortened_messages_are_told(feed: Feed) -> None:
+    shortened = HistoryShortened(way="cut", tokens_before=9000, tokens_after=4000)
+    feed.add(IterationStarted(), shortened)
+    assert feed.picture()[3].strip() == described(shortened)[4:] == "messages cut: 9,000 tokens to 4,000"
+    feed.add(CellStarted(code="x"), SandboxReplaced(reason="it crashed\nsaying much", lost=()))
+    assert any(row.strip().startswith("sandbox replaced: it crashed") for row in feed.picture())
 
 
 def test_a_batch_has_a_bar_that_fills(feed: Feed) -> None:
