@@ -59,6 +59,7 @@ def _parser(files: object = None) -> argparse.ArgumentParser:
     commands: dict[str, grammar.Command] = {
         "ask": _ask,
         "demo": _demo,
+        "report": machine.make_report,
         "doctor": machine.doctored,
         "setup": machine.set_up,
         "config": machine.show_config,
@@ -126,6 +127,7 @@ def _rlm(root: Client, sub: Client | None, options: argparse.Namespace) -> RLM:
         act=options.act,
         limits=_limits(options),
         prices=options.price,
+        trace=options.trace,
         sandbox=sandbox,
         listeners=[LiveView() if options.live else write_progress],
     )

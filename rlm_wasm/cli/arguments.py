@@ -29,8 +29,8 @@ settings:
   Each option but --context has an environment variable (--sub-model: RLM_WASM_SUB_MODEL; --cache:
   RLM_WASM_CACHE_FILE) and a key in config files (sub_model). A flag counts before the variable, the variable before a
   project's file (rlm-wasm.toml, or [tool.rlm-wasm] in pyproject.toml, in the working directory or the nearest above
-  it), and that before your own config.toml. A project's file may not set base_url, cache, deno or price, and may only
-  lower limits; what it set is said. `rlm-wasm config` shows what holds, and where it comes from.
+  it), and that before your own config.toml. A project's file may not set base_url, cache, deno, price or trace, and
+  may only lower limits; what it set is said. `rlm-wasm config` shows what holds, and where it comes from.
 """
 
 _EXAMPLES = """\
@@ -48,6 +48,12 @@ examples:
   rlm-wasm ask "How many are late?" --context orders.json --model gpt-5-mini --json | jq .response
 """
 
+_REPORT_EXAMPLES = """\
+examples:
+  rlm-wasm ask "Who signed?" --context contract.txt --model gpt-5-mini --trace run.jsonl
+  rlm-wasm report run.jsonl -o run.html
+"""
+
 _COMPLETION_EXAMPLES = """\
 examples:
   rlm-wasm completion bash > ~/.local/share/bash-completion/completions/rlm-wasm
@@ -59,16 +65,17 @@ _RUN = ("model", "sub_model", "dialect", "act", "base_url", "usd", "price", "sec
 _REPORTED = ("json", "debug")
 # the settings that each command has, in the order of its help
 KEYS: Mapping[str, Sequence[str]] = {
-    "ask": (*_RUN, "errors", "live", *_REPORTED, "deno"),
-    "demo": (*_RUN, "live", *_REPORTED, "deno"),
+    "ask": (*_RUN, "errors", "live", "trace", *_REPORTED, "deno"),
+    "demo": (*_RUN, "live", "trace", *_REPORTED, "deno"),
     "doctor": (*_REPORTED, "deno"),
     "setup": (*_REPORTED, "deno"),
+    "report": _REPORTED,
     "config": tuple(ALL),
     "completion": ("debug",),
     "bench": (),
 }
 # what is not an option
-_POSITIONAL = {"ask": " QUESTION", "completion": f" {{{','.join(SHELLS)}}}"}
+_POSITIONAL = {"ask": " QUESTION", "report": " TRACE-FILE", "completion": f" {{{','.join(SHELLS)}}}"}
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -120,6 +127,11 @@ def parser(commands: Mapping[str, Command], files: object = None) -> argparse.Ar
     )
     add("doctor", "say what was found, what is missing and how to get it", _EXIT_CODES)
     add("setup", "check the runtime files, make the memory image ahead of time")
+    report = add("report", "make one HTML file of a run that was written by --trace", _REPORT_EXAMPLES)
+    _completes(report.add_argument("trace_file", metavar="TRACE-FILE", help="what --trace wrote"), files)
+    out = report.add_argument("-o", "--output", metavar="FILE", help="where to (default: the trace's name with .html)")
+    _completes(out, files)
+    report.add_argument("--run", metavar="ID", dest="run_id", help="which run of several (default: the last)")
     add("config", "show the settings that hold, and where each comes from", _SETTINGS)
     completion = add("completion", "print a script that completes rlm-wasm in a shell", _COMPLETION_EXAMPLES)
     completion.add_argument("shell", choices=SHELLS, help="the shell that the script is for")

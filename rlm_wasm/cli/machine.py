@@ -13,7 +13,9 @@ from rlm_wasm import doctor
 from rlm_wasm.cli.answers import print_json, print_text
 from rlm_wasm.cli.config import user_file
 from rlm_wasm.cli.settings import ALL, shown
+from rlm_wasm.trace.html import report
 from rlm_wasm.trace.lines import say
+from rlm_wasm.trajectory import Trajectory
 
 _OF_A_PROJECT = " (a project's: it may choose what is harmless, and lower limits)"
 
@@ -39,6 +41,18 @@ def set_up(options: argparse.Namespace) -> int:
     if not options.json:
         return doctor.setup(deno_of(options), say)
     print_json({"done": list(doctor.steps(deno_of(options)))})
+    return 0
+
+
+def make_report(options: argparse.Namespace) -> int:
+    """`report`: a trace's run as one HTML file, whose path goes to stdout."""
+    trace = Path(options.trace_file)
+    events = Trajectory.load(trace, options.run_id).events
+    written = report(events, options.output or trace.with_suffix(".html"))
+    if options.json:
+        print_json({"report": str(written), "events": len(events)})
+    else:
+        print_text(str(written))
     return 0
 
 

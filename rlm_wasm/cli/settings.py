@@ -19,7 +19,7 @@ from rlm_wasm.limits import Limits, Price
 
 # Whose file may say it: "any" file that is found; "lower" the same, but a limit is only lowered by a project's; "own"
 # the user's alone, since with it a file in a folder of somebody else's could send keys and texts elsewhere (base_url),
-# run a program (deno), or write and believe a file (cache).
+# run a program (deno), or write and believe a file (cache, trace).
 Trust = Literal["any", "lower", "own"]
 
 
@@ -162,6 +162,7 @@ ALL = {
         Setting("live", "draw the run as it goes, where stderr is a terminal", SWITCH, default=False),
         Setting("json", "print JSON for machines", SWITCH, default=False),
         Setting("debug", "show the traceback of a failure", SWITCH, default=False),
+        Setting("trace", "write the run to this .jsonl file, or into this folder", metavar="FILE|DIR", trust="own"),
         Setting("deno", "path of a Deno binary", metavar="FILE", trust="own"),
     )
 }

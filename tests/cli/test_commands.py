@@ -12,14 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from rlm_wasm import cli, doctor
+from rlm_wasm import cli, doctor, trace_file
 from rlm_wasm.cli import machine
 from rlm_wasm.cli.arguments import SHELLS
+from rlm_wasm.events import RunStarted
 from tests.terminal import Pty
 from tests.test_cli import ChatServer, repl, start
 
 README = Path(__file__).parents[2] / "README.md"
-COMMANDS = ("ask", "demo", "doctor", "setup", "config", "completion", "bench")
+COMMANDS = ("ask", "demo", "report", "doctor", "setup", "config", "completion", "bench")
 
 
 def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -30,7 +31,7 @@ def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_help_has_examples_that_parse_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    told = help_of(capsys) + help_of(capsys, "ask") + help_of(capsys, "completion")
+    told = help_of(capsys) + help_of(capsys, "ask") + help_of(capsys, "completion") + help_of(capsys, "report")
     assert all(f"    {command} " in told for command in COMMANDS)
     for code in ("0 ", "1 ", "2 ", "3 ", "130"):
         assert re.search(rf"^  {code} ", told, re.MULTILINE)
@@ -82,6 +83,43 @@ def test_setup_as_json_says_what_was_done(capsys: pytest.CaptureFixture[str]) ->
     done = json.loads(capsys.readouterr().out)["done"]
     assert done[0].startswith("runtime files in ")
     assert done[1].startswith("memory image ")
+
+
+# --- report --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_was_traced_becomes_a_report(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    trace = tmp_path / "runs.jsonl"
+    server = ChatServer(repl("FINAL('the first')"), repl("FINAL('the second')"))
+    try:
+        for _ in range(2):
+            line = ["ask", "How many?", "--model", "m", "--base-url", server.base_url, "--trace", str(trace)]
+            assert cli.main(line) == 0
+    finally:
+        server.shutdown()
+        server.server_close()
+    capsys.readouterr()
+    assert cli.main(["report", str(trace)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'runs.html'}\n"
+    assert "the second" in (tmp_path / "runs.html").read_text("utf-8")
+    first = trajectory_ids(trace)[0]
+    assert cli.main(["report", str(trace), "-o", str(tmp_path / "a.html"), "--run", first, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["report"] == str(tmp_path / "a.html")
+    assert "the first" in (tmp_path / "a.html").read_text("utf-8")
+
+
+def trajectory_ids(trace: Path) -> list[str]:
+    return [event.run for event in trace_file.read(trace) if isinstance(event, RunStarted)]
+
+
+def test_a_trace_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text("no trace\n")
+    for given in ("x.jsonl", "missing.jsonl", "."):
+        assert cli.main(["report", str(tmp_path / given)]) == 1
+        told = capsys.readouterr().err
+        assert told.startswith("rlm-wasm: ")
+        assert str(tmp_path / given) in told
+        assert told.count("\n") == 1
 
 
 # --- completion, bench ---------------------------------------------------------------------------------------------

@@ -150,7 +150,7 @@ def test_a_file_named_by_hand_is_the_only_one_and_is_trusted(
 # --- a folder that somebody else wrote -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["base_url", "base-url", "deno", "cache", "price"])
+@pytest.mark.parametrize("name", ["base_url", "base-url", "deno", "cache", "price", "trace"])
 @pytest.mark.parametrize("file", ["rlm-wasm.toml", "pyproject.toml"])
 def test_a_projects_file_may_not_choose_where_texts_go_or_what_is_run(
     refused: Refused, project: Path, user: Path, name: str, file: str
