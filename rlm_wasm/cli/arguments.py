@@ -117,7 +117,8 @@ def parser(commands: Mapping[str, Command], files: object = None) -> argparse.Ar
         "ask", "answer a question about a file, a folder or standard input", _ASK_EXAMPLES, _SETTINGS, _EXIT_CODES
     )
     ask.add_argument("question", metavar="QUESTION", help="in the words of a person")
-    ask.add_argument("--context", metavar="FILE|DIR|-", help="what the question is about; - reads standard input")
+    about = ask.add_argument("--context", metavar="FILE|DIR|-", help="what the question is about; - is standard input")
+    _completes(about, files)
     add(
         "demo",
         "answer a checkable question over Python's language reference",
@@ -128,10 +129,7 @@ def parser(commands: Mapping[str, Command], files: object = None) -> argparse.Ar
     add("doctor", "say what was found, what is missing and how to get it", _EXIT_CODES)
     add("setup", "check the runtime files, make the memory image ahead of time")
     report = add("report", "make one HTML file of a run that was written by --trace", _REPORT_EXAMPLES)
-    _completes(report.add_argument("trace_file", metavar="TRACE-FILE", help="what --trace wrote"), files)
-    out = report.add_argument("-o", "--output", metavar="FILE", help="where to (default: the trace's name with .html)")
-    _completes(out, files)
-    report.add_argument("--run", metavar="ID", dest="run_id", help="which run of several (default: the last)")
+    _add_report(report, files)
     add("config", "show the settings that hold, and where each comes from", _SETTINGS)
     completion = add("completion", "print a script that completes rlm-wasm in a shell", _COMPLETION_EXAMPLES)
     completion.add_argument("shell", choices=SHELLS, help="the shell that the script is for")
@@ -152,6 +150,13 @@ def parse(whole: argparse.ArgumentParser, arguments: Sequence[str] | None) -> ar
         options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.rest = rest
     return options
+
+
+def _add_report(made: argparse.ArgumentParser, files: object) -> None:
+    _completes(made.add_argument("trace_file", metavar="TRACE-FILE", help="what --trace wrote"), files)
+    out = made.add_argument("-o", "--output", metavar="FILE", help="where to (default: the trace's name with .html)")
+    _completes(out, files)
+    made.add_argument("--run", metavar="ID", dest="run_id", help="which run of several (default: the last)")
 
 
 def _add_settings(made: argparse.ArgumentParser, keys: Sequence[str], files: object) -> None:

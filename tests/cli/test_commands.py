@@ -132,6 +132,8 @@ def test_a_completion_script_knows_the_commands_and_their_flags(capsys: pytest.C
     assert stderr == ""
     for word in (*COMMANDS, "sub-model", "dialect", "pyrlm"):
         assert word in stdout
+    files = {"bash": "_shtab_compgen_files", "zsh": "_files", "fish": "__fish_complete_path"}[shell]
+    assert any("context" in line and files in line for line in stdout.splitlines())
     if shutil.which(shell):
         # the shell reads it without a complaint
         read = subprocess.run([shell, "-n"], input=stdout, text=True, capture_output=True, timeout=60, check=False)
