@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -19,7 +20,7 @@ import anyio
 from rlm_wasm import contexts, demo
 from rlm_wasm.cli import arguments as grammar
 from rlm_wasm.cli import machine
-from rlm_wasm.cli.answers import print_answer, print_json, shown
+from rlm_wasm.cli.answers import print_answer, print_json, print_text, shown
 from rlm_wasm.cli.config import find
 from rlm_wasm.cli.settings import ALL, SettingError, Source, in_force, switch
 from rlm_wasm.clients import CachedClient, Client, OpenAIClient
@@ -29,7 +30,8 @@ from rlm_wasm.rlm import RLM
 from rlm_wasm.sandbox import SandboxOptions
 from rlm_wasm.trace.lines import say, write_progress
 from rlm_wasm.trace.live import LiveView
-from rlm_wasm.trajectory import Completion
+from rlm_wasm.trace.replay import replay
+from rlm_wasm.trajectory import Completion, Trajectory
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,6 +62,7 @@ def _parser(files: object = None) -> argparse.ArgumentParser:
         "ask": _ask,
         "demo": _demo,
         "report": machine.make_report,
+        "replay": _replay,
         "doctor": machine.doctored,
         "setup": machine.set_up,
         "config": machine.show_config,
@@ -152,6 +155,24 @@ def _context(options: argparse.Namespace) -> object:
     if not path.exists():
         raise FileNotFoundError(f"there is no file or folder {options.context!r} to read the context from")
     return path
+
+
+def _replay(options: argparse.Namespace) -> int:
+    """`replay`: 0 if a recorded run went as it was recorded, else 1, and the first difference is told."""
+    events = Trajectory.load(options.trace_file, options.run_id).events
+    context = _context(options)
+    if isinstance(context, Path):
+        context = contexts.prepare(context, errors=options.errors).value
+    sandbox = SandboxOptions(deno=machine.deno_of(options))
+    done = anyio.run(partial(replay, events, context=context, sandbox=sandbox))
+    same = done.difference is None
+    if options.json:
+        print_json({"same": same, "difference": done.difference, "cells": done.cells, "calls": done.calls})
+    elif same:
+        print_text(f"the same as it was recorded, in {done.cells} cells with {done.calls} calls")
+    else:
+        print_text(str(done.difference))
+    return 0 if same else 1
 
 
 def _demo(options: argparse.Namespace) -> int:

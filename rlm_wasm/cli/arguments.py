@@ -54,6 +54,14 @@ examples:
   rlm-wasm report run.jsonl -o run.html
 """
 
+_REPLAY_EXAMPLES = """\
+examples:
+  rlm-wasm replay run.jsonl
+  rlm-wasm replay run.jsonl --context contract.txt
+
+The exit code is 0 if the run went as it was recorded, and 1 if it did not.
+"""
+
 _COMPLETION_EXAMPLES = """\
 examples:
   rlm-wasm completion bash > ~/.local/share/bash-completion/completions/rlm-wasm
@@ -70,12 +78,18 @@ KEYS: Mapping[str, Sequence[str]] = {
     "doctor": (*_REPORTED, "deno"),
     "setup": (*_REPORTED, "deno"),
     "report": _REPORTED,
+    "replay": ("errors", *_REPORTED, "deno"),
     "config": tuple(ALL),
     "completion": ("debug",),
     "bench": (),
 }
 # what is not an option
-_POSITIONAL = {"ask": " QUESTION", "report": " TRACE-FILE", "completion": f" {{{','.join(SHELLS)}}}"}
+_POSITIONAL = {
+    "ask": " QUESTION",
+    "report": " TRACE-FILE",
+    "replay": " TRACE-FILE",
+    "completion": f" {{{','.join(SHELLS)}}}",
+}
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -130,6 +144,8 @@ def parser(commands: Mapping[str, Command], files: object = None) -> argparse.Ar
     add("setup", "check the runtime files, make the memory image ahead of time")
     report = add("report", "make one HTML file of a run that was written by --trace", _REPORT_EXAMPLES)
     _add_report(report, files)
+    replay = add("replay", "run a trace again with its recorded answers, and say what differs", _REPLAY_EXAMPLES)
+    _add_replay(replay, files)
     add("config", "show the settings that hold, and where each comes from", _SETTINGS)
     completion = add("completion", "print a script that completes rlm-wasm in a shell", _COMPLETION_EXAMPLES)
     completion.add_argument("shell", choices=SHELLS, help="the shell that the script is for")
@@ -152,10 +168,22 @@ def parse(whole: argparse.ArgumentParser, arguments: Sequence[str] | None) -> ar
     return options
 
 
+def _add_replay(made: argparse.ArgumentParser, files: object) -> None:
+    _add_trace(made, files)
+    context = made.add_argument(
+        "--context", metavar="FILE|DIR|-", help="the context, where it was too large to be recorded"
+    )
+    _completes(context, files)
+
+
 def _add_report(made: argparse.ArgumentParser, files: object) -> None:
-    _completes(made.add_argument("trace_file", metavar="TRACE-FILE", help="what --trace wrote"), files)
+    _add_trace(made, files)
     out = made.add_argument("-o", "--output", metavar="FILE", help="where to (default: the trace's name with .html)")
     _completes(out, files)
+
+
+def _add_trace(made: argparse.ArgumentParser, files: object) -> None:
+    _completes(made.add_argument("trace_file", metavar="TRACE-FILE", help="what --trace wrote"), files)
     made.add_argument("--run", metavar="ID", dest="run_id", help="which run of several (default: the last)")
 
 

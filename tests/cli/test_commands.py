@@ -20,7 +20,7 @@ from tests.terminal import Pty
 from tests.test_cli import ChatServer, repl, start
 
 README = Path(__file__).parents[2] / "README.md"
-COMMANDS = ("ask", "demo", "report", "doctor", "setup", "config", "completion", "bench")
+COMMANDS = ("ask", "demo", "report", "replay", "doctor", "setup", "config", "completion", "bench")
 
 
 def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -31,7 +31,7 @@ def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_help_has_examples_that_parse_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    told = help_of(capsys) + help_of(capsys, "ask") + help_of(capsys, "completion") + help_of(capsys, "report")
+    told = help_of(capsys) + "".join(help_of(capsys, name) for name in ("ask", "completion", "report", "replay"))
     assert all(f"    {command} " in told for command in COMMANDS)
     for code in ("0 ", "1 ", "2 ", "3 ", "130"):
         assert re.search(rf"^  {code} ", told, re.MULTILINE)
@@ -110,6 +110,28 @@ def test_a_run_that_was_traced_becomes_a_report(capsys: pytest.CaptureFixture[st
 
 def trajectory_ids(trace: Path) -> list[str]:
     return [event.run for event in trace_file.read(trace) if isinstance(event, RunStarted)]
+
+
+def test_a_run_that_was_traced_is_run_again_and_compared(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    trace, context = tmp_path / "run.jsonl", tmp_path / "context.txt"
+    context.write_text("a b c", "utf-8")
+    server = ChatServer(repl("print(len(context), llm_query('x'))"), repl("FINAL('the answer')"))
+    try:
+        line = ["ask", "How many?", "--model", "m", "--base-url", server.base_url, "--trace", str(trace)]
+        assert cli.main([*line, "--context", str(context)]) == 0
+    finally:
+        server.shutdown()
+        server.server_close()
+    capsys.readouterr()
+    # nobody is asked: the server is gone
+    for given in ([], ["--context", str(context)]):
+        assert cli.main(["replay", str(trace), *given]) == 0
+        assert capsys.readouterr().out == "the same as it was recorded, in 2 cells with 1 calls\n"
+    trace.write_text(trace.read_text("utf-8").replace("5 X", "6 X"), "utf-8")
+    assert cli.main(["replay", str(trace), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["same"], told["cells"]) == (False, 2)
+    assert told["difference"]["iteration"] == 1
 
 
 def test_a_trace_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
