@@ -120,7 +120,7 @@ def _client(model: str, options: argparse.Namespace) -> Client:
 
 
 def _rlm(root: Client, sub: Client | None, options: argparse.Namespace) -> RLM:
-    sandbox = SandboxOptions(deno=machine.deno_of(options))
+    sandbox = SandboxOptions(deno=machine.deno_of(options), seed=options.seed)
     if options.cache:
         sub = CachedClient(sub or root, Path(options.cache))
     return RLM(

@@ -56,10 +56,12 @@ examples:
 
 _REPLAY_EXAMPLES = """\
 examples:
+  rlm-wasm demo --seed 1 --trace run.jsonl
   rlm-wasm replay run.jsonl
   rlm-wasm replay run.jsonl --context contract.txt
 
-The exit code is 0 if the run went as it was recorded, and 1 if it did not.
+Nobody is asked and nothing is paid. The exit code is 0 if the run went as it was recorded, and 1 if it did not; of a
+run without --seed that may be for a random number, or for the time of day.
 """
 
 _COMPLETION_EXAMPLES = """\
@@ -73,8 +75,8 @@ _RUN = ("model", "sub_model", "dialect", "act", "base_url", "usd", "price", "sec
 _REPORTED = ("json", "debug")
 # the settings that each command has, in the order of its help
 KEYS: Mapping[str, Sequence[str]] = {
-    "ask": (*_RUN, "errors", "live", "trace", *_REPORTED, "deno"),
-    "demo": (*_RUN, "live", "trace", *_REPORTED, "deno"),
+    "ask": (*_RUN, "errors", "live", "trace", "seed", *_REPORTED, "deno"),
+    "demo": (*_RUN, "live", "trace", "seed", *_REPORTED, "deno"),
     "doctor": (*_REPORTED, "deno"),
     "setup": (*_REPORTED, "deno"),
     "report": _REPORTED,

@@ -45,6 +45,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def whole(text: str) -> int:
+    """A whole number, 0 or above. Raises ArgumentTypeError."""
+    if not text.isdecimal() or len(text) > 15:
+        raise argparse.ArgumentTypeError(f"must be a whole number, 0 or above, not {text!r}")
+    return int(text)
+
+
 def switch(text: str) -> bool:
     """Yes or no. Raises ArgumentTypeError."""
     words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
@@ -78,6 +85,7 @@ class Form(msgspec.Struct, frozen=True):
 
 
 TEXT = Form(str, (str,), "a text")
+WHOLE = Form(whole, (int,), "a whole number")
 NUMBER = Form(number, (int, float), "a number")
 COUNT = Form(count, (int,), "a whole number")
 PRICES = Form(prices, (str,), "a text")
@@ -163,6 +171,7 @@ ALL = {
         Setting("json", "print JSON for machines", SWITCH, default=False),
         Setting("debug", "show the traceback of a failure", SWITCH, default=False),
         Setting("trace", "write the run to this .jsonl file, or into this folder", metavar="FILE|DIR", trust="own"),
+        Setting("seed", "let the sandbox do the same each time: chance from this number, a still clock", WHOLE, "N"),
         Setting("deno", "path of a Deno binary", metavar="FILE", trust="own"),
     )
 }

@@ -144,6 +144,34 @@ def test_a_trace_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str], tm
         assert told.count("\n") == 1
 
 
+def test_a_seeded_run_is_the_same_again_and_another_is_told_apart(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    trace, context = tmp_path / "run.jsonl", tmp_path / "context.txt"
+    context.write_text("a line\n" * 20_000)
+    code = "import random\nprint(random.random())\nFINAL(len(context))"
+    asked = ["ask", "How many?", "--model", "m", "--context", str(context), "--trace", str(trace)]
+    for seed in (["--seed", "7"], []):
+        server = ChatServer(repl(code))
+        try:
+            assert cli.main([*asked, "--base-url", server.base_url, *seed]) == 0
+        finally:
+            server.shutdown()
+            server.server_close()
+    seeded, unseeded = trajectory_ids(trace)
+    capsys.readouterr()
+    again = ["replay", str(trace), "--context", str(context)]
+    assert cli.main([*again, "--run", seeded]) == 0
+    assert capsys.readouterr().out == "the same as it was recorded, in 1 cells with 0 calls\n"
+    assert cli.main([*again, "--run", unseeded]) == 1
+    assert capsys.readouterr().out.startswith("iteration 1: the output of a cell differs\n--- recorded")
+    assert cli.main([*again, "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["same"], told["cells"], told["difference"]["what"]) == (False, 1, "the output of a cell")
+    assert cli.main(["replay", str(trace)]) == 1
+    assert "too large to be recorded" in capsys.readouterr().err
+
+
 # --- completion, bench ---------------------------------------------------------------------------------------------
 
 

@@ -97,7 +97,7 @@ def test_every_option_has_a_variable_and_a_key(
     config: Config, project: Path, user: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = {"usd": "2.5", "seconds": "60", "iterations": "7", "dialect": "dspy", "act": "tool", "errors": "ignore"}
-    texts |= {"price": "a=b=1/2.5", "live": "yes", "json": "on", "debug": "1"}
+    texts |= {"price": "a=b=1/2.5", "live": "yes", "json": "on", "debug": "1", "seed": "5"}
     for key, setting in ALL.items():
         monkeypatch.setenv(setting.variable, texts.get(key, "text"))
     for key, (value, origin) in config().items():
@@ -106,6 +106,7 @@ def test_every_option_has_a_variable_and_a_key(
     for setting in ALL.values():
         monkeypatch.delenv(setting.variable)
     lines = {"usd": "2.5", "seconds": "60", "iterations": "7", "live": "true", "json": "true", "debug": "true"}
+    lines["seed"] = "5"
     user.write_text("".join(f"{key} = {lines.get(key, repr(texts.get(key, 'text')))}\n" for key in ALL))
     assert {origin for key, (_, origin) in config().items() if key != "json"} == {str(user)}
     assert set(ALL) == {key for keys in KEYS.values() for key in keys}
