@@ -39,7 +39,7 @@ from rlm_wasm.limits import Limits, Price, Usage
 from rlm_wasm.retrievers import ElasticsearchRetriever, EmbeddedRetriever, Retriever
 from rlm_wasm.rlm import RLM
 from rlm_wasm.router import Profile, Routed, Router
-from rlm_wasm.sandbox import Executed, Isolation, Sandbox, SandboxOptions, SandboxPool
+from rlm_wasm.sandbox import Checkpoint, Executed, Isolation, Sandbox, SandboxOptions, SandboxPool
 from rlm_wasm.stream import Stream
 from rlm_wasm.trace.live import LiveView
 from rlm_wasm.trajectory import Call, CellRun, Completion, Iteration, Trajectory
@@ -54,6 +54,7 @@ __all__ = [
     "CachedClient",
     "Call",
     "CellRun",
+    "Checkpoint",
     "Citation",
     "Client",
     "ClientError",

@@ -17,6 +17,12 @@ EXAMPLES = sorted(FOLDER.glob("*.py"))
 
 # Name of the example -> what it must print, among other things.
 EXPECTED: dict[str, list[str]] = {
+    "checkpoints": [
+        "taken: Counter, context, line, lines, words\n",
+        "words: [('the', 3)]\nthe generator goes on: the second line\n",
+        "changed in one: 0\nand not in the other: 3\n",
+        "both go on from there: and the third | and the third\n",
+    ],
     "limits": [
         "4 calls left for 10 lines",
         "['1', '2', '3', '4', None, None, None, None, None, None]",

@@ -316,6 +316,30 @@ async def calls(bench: Bench) -> Row:
     return told(found, in_ms(found), ratio(found, "rlm_wasm", "DSPy"))
 
 
+async def checkpoints(bench: Bench) -> Row:
+    """A sandbox with a context of 40 MB: its whole memory taken, and restored to the first cell's result."""
+    async with Sandbox() as sandbox:
+        await sandbox.load(context=ASCII * (40 * MB // len(ASCII)))
+        await sandbox.execute("import json, re\nnumbers = {number: str(number) for number in range(100_000)}")
+
+        async def taken() -> float:
+            begun = time.perf_counter()
+            await sandbox.checkpoint()
+            return time.perf_counter() - begun
+
+        checkpoint = await sandbox.checkpoint()
+
+        async def restored() -> float:
+            begun = time.perf_counter()
+            async with Sandbox.restore(checkpoint) as other:
+                assert (await other.execute("len(context), len(numbers)")).error is None
+                return time.perf_counter() - begun
+
+        contestants = {"taken": taken, "restored": restored}
+        found = await alternately("a checkpoint of 40 MB", "s", contestants, bench.times, "0.45 s")
+    return told(found, f"taken {found.medians['taken']:.2f} s, restored {found.medians['restored']:.2f} s")
+
+
 async def overlap(bench: Bench) -> Row:
     """Many calls that wait at once: a batch of 1,000 of 100 ms, and 64 threads with two calls of 50 ms each."""
 
@@ -603,6 +627,7 @@ ROWS: dict[str, Callable[[Bench], Awaitable[Row]]] = {
     "warm": warm,
     "cells": cells,
     "calls": calls,
+    "checkpoints": checkpoints,
     "overlap": overlap,
     "loading": loading,
     "peak": peak,
