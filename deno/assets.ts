@@ -9,7 +9,9 @@ import stdlib from "./pyodide/python_stdlib.zip" with { type: "bytes" };
 import asmSource from "./pyodide/pyodide.asm.mjs" with { type: "text" };
 import pyodideSource from "./pyodide/pyodide.mjs" with { type: "text" };
 import awaits from "./awaits.py" with { type: "text" };
+import equipment from "./equipment.py" with { type: "text" };
 import files from "./files.py" with { type: "text" };
+import names from "./names.py" with { type: "text" };
 import output from "./output.py" with { type: "text" };
 import prelude from "./prelude.py" with { type: "text" };
 import threads from "./threads.py" with { type: "text" };
@@ -22,7 +24,9 @@ export const STDLIB: Uint8Array<ArrayBuffer> = stdlib;
 /** The Python that runs inside, as modules by name; `rlm_prelude` imports the others. */
 export const PYTHON_MODULES: [name: string, source: string][] = [
   ["rlm_awaits", awaits],
+  ["rlm_equipment", equipment],
   ["rlm_files", files],
+  ["rlm_names", names],
   ["rlm_output", output],
   ["rlm_prelude", prelude],
   ["rlm_threads", threads],

@@ -11,10 +11,7 @@ reach and change all of it; what holds the prisoner is outside (deno/realm.ts, d
 import ast
 import asyncio
 import builtins
-import importlib.abc
-import importlib.machinery
 import inspect
-import itertools
 import json
 import linecache
 import os
@@ -22,7 +19,6 @@ import random
 import sys
 import time
 import warnings
-from types import ModuleType
 
 import rlm_files
 import rlm_threads
@@ -30,10 +26,11 @@ import rlm_values
 from pyodide.ffi import run_sync
 from pyodide.webloop import WebLoop
 from rlm_awaits import Awaits
+from rlm_equipment import Host, Library, after_cell, equip  # noqa: F401 - which JavaScript calls
+from rlm_names import all_builtins, given, namespace, put_back, reserve, reserved, user_names
 from rlm_output import MARK, Output, Stream
 from rlm_tracebacks import class_name, explain
 
-namespace = sys.modules["__main__"].__dict__
 MAX_NAMES = 256
 
 
@@ -84,47 +81,11 @@ RESERVE = 4 * 1024 * 1024
 stdout = Stream("stdout")
 stderr = Stream("stderr", first=stdout)
 host_functions = set()
-# names that are put back when a cell has overwritten them: those of the REPL, and variables that the host protects
-reserved, protected = {}, {}
-# put back too if a cell has taken them away: the first always, the others if they cannot be called any more
-BUILTINS = ("print", "open")
-CALLABLES = (
-    *("all", "any", "bool", "dict", "enumerate", "float", "int", "isinstance", "len", "list", "map", "max", "min"),
-    *("range", "repr", "round", "set", "sorted", "str", "sum", "tuple", "type", "zip"),
-)
-real_builtins = {name: getattr(builtins, name) for name in (*BUILTINS, *CALLABLES)}
-all_builtins = {}
-# variables as equipment has made them: no cell's own while they are what they were
-given = {}
-# Python that the host has sent, by the name of the module
-library = {}
-# what equipment has asked for: functions to be called after each cell
-after_cell = []
 # the full text of what each cell has written; the oldest go when they are too much together
 outputs = []
 OUTPUTS_CHARS = 32_000_000
-
-
-class Host(ModuleType):
-    """What equipment imports: the host's functions as they are, and what it needs of the REPL."""
-
-    def __init__(self):
-        super().__init__("rlm_host")
-        self.FINAL = FINAL
-        self.user_names = user_names
-
-    def namespace(self):
-        """The globals of cells."""
-        return namespace
-
-    def after_cell(self, function):
-        """Call `function()` after each cell. Can be used as a decorator."""
-        after_cell.append(function)
-        return function
-
-    def protect(self, name):
-        """Put this variable back after any cell that has overwritten it."""
-        protected[name] = namespace[name]
+# it is no cell's own while it is this
+given["outputs"] = outputs
 
 
 def connect(bridge, settings):
@@ -144,7 +105,7 @@ def connect(bridge, settings):
         sys.stdout, sys.stderr = stdout, stderr
         # the state in the image is the same for all sandboxes that start from it
         random.seed(os.urandom(32))
-        sys.modules["rlm_host"] = Host()
+        sys.modules["rlm_host"] = Host(FINAL)
     for name in settings["functions"]:
         if name not in host_functions:
             host_functions.add(name)
@@ -170,68 +131,6 @@ def disconnect():
     Bridge.call = Bridge.emit = Bridge.sleep = Bridge.finish = None
     rlm_threads.Waits.spawn = rlm_threads.Waits.park = rlm_threads.Waits.wake = None
     return ""
-
-
-def reserve(name, value):
-    reserved[name] = value
-    namespace[name] = value
-
-
-def equip(name):
-    """Do what a JSON text that was loaded says: keep `library`, modules that can be imported, and run `modules`.
-
-    Both are `[[name, source], ...]`; the names in the `__all__` of those that are run become names of the REPL. True,
-    or why it could not be done.
-    """
-    before = set(namespace)
-    try:
-        wanted = json.loads(namespace.pop(name))
-        library.update(wanted["library"])
-        library.update(wanted["modules"])
-        for module_name, _ in wanted["modules"]:
-            sys.modules.pop(module_name, None)
-            module = importlib.import_module(module_name)
-            for public in module.__all__:
-                reserve(public, getattr(module, public))
-        given.update({name: value for name, value in namespace.items() if name not in before})
-    except BaseException as exception:
-        return rlm_values.well_formed(f"{class_name(exception)}: {exception}")[:1000]
-    return True
-
-
-class Library(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds and runs the modules that the host has sent, as the import system wants it."""
-
-    def find_spec(self, name, path=None, target=None):
-        return importlib.machinery.ModuleSpec(name, self) if name in library else None
-
-    def exec_module(self, module):
-        source, filename = library[module.__name__], f"<{module.__name__}>"
-        linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-        exec(compile(source, filename, "exec", dont_inherit=True), module.__dict__)
-
-
-def put_back():
-    """Give the names that cells may not take away their values again; what they had been given is kept as `my_NAME`."""
-    taken = [name for name, value in reserved.items() if namespace.get(name) is not value]
-    taken += [name for name, value in protected.items() if namespace.get(name, namespace) is not value]
-    # most cells have overwritten none: that is told at once
-    if namespace.keys() & real_builtins.keys() or builtins.__dict__ != all_builtins:
-        taken += [name for name, value in real_builtins.items() if name not in reserved and not usable(name, value)]
-    for name in taken:
-        if name in namespace:
-            namespace[f"my_{name}"] = namespace.pop(name)
-        if name in real_builtins:
-            setattr(builtins, name, real_builtins[name])
-        for values in (reserved, protected):
-            if name in values:
-                namespace[name] = values[name]
-    return taken
-
-
-def usable(name, real):
-    found = namespace.get(name, getattr(builtins, name, None))
-    return found is real or (name in CALLABLES and callable(found))
 
 
 def wait(promise):
@@ -297,21 +196,6 @@ def described(value):
     if isinstance(value, (list, tuple, set, frozenset, dict)):
         return f"{kind} of {len(value):,} items"
     return kind
-
-
-def user_names(most=sys.maxsize):
-    # by its type: a value may answer for its __class__ as it likes, or raise
-    names = (
-        name
-        for name, value in list(namespace.items())
-        if type(name) is str
-        and name[:1] != "_"
-        and name not in reserved
-        and value is not outputs
-        and not (name in given and value is given[name])
-        and not issubclass(type(value), ModuleType)
-    )
-    return list(itertools.islice(names, most))
 
 
 def end_cell(code=None):
