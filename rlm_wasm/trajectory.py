@@ -33,6 +33,9 @@ from rlm_wasm.limits import ModelUsage, Usage
 from rlm_wasm.sandbox import Executed
 from rlm_wasm.secrets import Secrets
 
+# of a trajectory's card: iterations, and characters of the code and of the output of each
+_SHOWN_ITERATIONS, _SHOWN_CHARS = 12, 1000
+
 StoppedBy = Literal["final", "iterations", "seconds", "tokens", "usd", "calls", "errors", "cancelled"]
 
 
@@ -136,6 +139,19 @@ class Trajectory(tuple[Iteration, ...]):
     def completion(self) -> Completion:
         """The whole completion, made again of the events. Raises ValueError if there are none. See `rebuild`."""
         return rebuild(self._told, self.run)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: of each iteration its code and what came of it, the last ones where there are many."""
+        left = max(0, len(self) - _SHOWN_ITERATIONS)
+        texts: list[tuple[str, str]] = [("", f"{left:,} earlier iterations are not shown")] if left else []
+        for iteration in self[left:]:
+            cells = "\n\n".join(cell.code for cell in iteration.cells)
+            came = "\n".join(f"{cell.output}{cell.error or ''}" for cell in iteration.cells).strip()
+            calls = f", {len(iteration.calls):,} calls" if iteration.calls else ""
+            shown = [part[:_SHOWN_CHARS] for part in (cells or iteration.reply, came) if part]
+            texts.append((f"iteration {iteration.number}{calls}", "\n\n".join(shown)))
+        calls = sum(len(iteration.calls) for iteration in self)
+        return card("trajectory", {"iterations": f"{len(self):,}", "calls of cells": f"{calls:,}"}, texts)
 
     def save(self, path: str | Path) -> None:
         """Write the events as a trace, in the place of a file that is there; secrets are left out of it."""

@@ -14,7 +14,7 @@ from rlm_wasm.cards import card, dollars, text_of
 from rlm_wasm.citations import Citation
 from rlm_wasm.limits import Usage
 from rlm_wasm.sandbox import Executed
-from rlm_wasm.trajectory import Completion
+from rlm_wasm.trajectory import Call, CellRun, Completion, Iteration, Trajectory
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m \u202e \ud800 \x00 '\"&"
 
@@ -78,6 +78,35 @@ def test_a_run_without_an_answer_shows_what_came_nearest() -> None:
     assert "no answer" in shown
     assert '"a": 1' in shown
     assert "stopped by usd" in shown
+
+
+def test_a_trajectory_is_shown_with_the_code_and_the_outputs_of_its_last_iterations() -> None:
+    made = [
+        Iteration(
+            number=number,
+            reply="Let me look.",
+            input_tokens=1,
+            output_tokens=1,
+            cells=(CellRun(code=f"look({number})", executed=None, output=HOSTILE, error="ValueError: no"),),
+            calls=(Call(function="llm_query", model="m", prompt="p"),),
+            observation=None,
+        )
+        for number in range(1, 31)
+    ]
+    shown = Elements(Trajectory(made)._repr_html_())
+    assert "18 earlier iterations are not shown" in shown.text
+    assert "look(18)" not in shown.text
+    for words in (
+        "iteration 19, 1 calls",
+        "look(19)",
+        "look(30)",
+        "ValueError: no",
+        "iterations 30",
+        "calls of cells 30",
+    ):
+        assert words in shown.text
+    assert {name for name, _ in shown.elements} == {"div", "span", "pre", "bdi"}
+    assert "trajectory" in Trajectory()._repr_html_()
 
 
 def test_a_cell_is_shown_with_its_output_error_and_answer() -> None:
