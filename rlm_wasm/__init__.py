@@ -40,6 +40,7 @@ from rlm_wasm.retrievers import ElasticsearchRetriever, EmbeddedRetriever, Retri
 from rlm_wasm.rlm import RLM
 from rlm_wasm.router import Profile, Routed, Router
 from rlm_wasm.sandbox import Checkpoint, Executed, Isolation, Sandbox, SandboxOptions, SandboxPool
+from rlm_wasm.sessions import Session
 from rlm_wasm.stream import Stream
 from rlm_wasm.trace.live import LiveView
 from rlm_wasm.trajectory import Call, CellRun, Completion, Iteration, Trajectory
@@ -99,6 +100,7 @@ __all__ = [
     "SandboxStartError",
     "SandboxTimeout",
     "ScriptedClient",
+    "Session",
     "Stream",
     "Trajectory",
     "Usage",

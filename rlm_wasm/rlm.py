@@ -29,6 +29,7 @@ from rlm_wasm.retrievers import Retriever, offered
 from rlm_wasm.run import Run, Shared
 from rlm_wasm.sandbox import SandboxOptions, SandboxPool
 from rlm_wasm.secrets import Secrets, of_environment
+from rlm_wasm.sessions import Asking, Session
 from rlm_wasm.stream import Stream
 from rlm_wasm.trace_file import TraceFile
 from rlm_wasm.trajectory import Completion
@@ -223,6 +224,22 @@ class RLM:
         """
         return await self._answer(_Asked(question, context, output, errors), stop, budget)
 
+    def session(self, *, context: object = None, errors: str = "strict", saved: str | Path | None = None) -> Session:
+        """Several questions over one living sandbox: see `Session`.
+
+            async with rlm.session(context=text) as session:
+                first = await session.ask("Which launches are there?")
+                then = await session.ask("And which of them had the largest revenue?")
+
+        `saved`: a file of `Session.save`, from which it goes on; then `context` need not be given again.
+        """
+
+        async def answer(asked: Asking, pool: SandboxPool, stop: anyio.Event | None) -> Completion:
+            given = _Asked(asked.question, None, asked.output, errors)
+            return await self._answer(given, stop, None, pool=pool, asking=asked)
+
+        return Session(answer, self.sandbox, None if saved else contexts.prepare(context, errors=errors), saved)
+
     def stream(self, question: str, *, context: object = None, output: Any = None, errors: str = "strict") -> Stream:
         """Answer a question as `acompletion` does, and give the events as they come: see `Stream`.
 
@@ -236,15 +253,22 @@ class RLM:
         return Stream(begin)
 
     async def _answer(
-        self, asked: _Asked, stop: anyio.Event | None, budget: Budget | None, hear: Listener | None = None
+        self,
+        asked: _Asked,
+        stop: anyio.Event | None,
+        budget: Budget | None,
+        hear: Listener | None = None,
+        *,
+        pool: SandboxPool | None = None,
+        asking: Asking | None = None,
     ) -> Completion:
         if not asked.question.strip():
             raise ValueError("the question is empty: say what to answer about the context")
-        prepared = contexts.prepare(asked.context, errors=asked.errors)
+        prepared = asking.context if asking else contexts.prepare(asked.context, errors=asked.errors)
         budget = budget or self.open_budget()
         secrets = self.secrets()
         async with AsyncExitStack() as stack:
-            pool = self._pool or await stack.enter_async_context(SandboxPool(0, options=self.sandbox))
+            pool = pool or self._pool or await stack.enter_async_context(SandboxPool(0, options=self.sandbox))
             shared = Shared(
                 models=self.models,
                 limits=self.limits,
@@ -261,6 +285,8 @@ class RLM:
                 variables=self.variables,
                 secrets=secrets,
                 settings=self._settings(asked),
+                held=asking is not None and asking.held,
+                said=asking.said if asking else (),
                 streaming=hear is not None or any(map(hears_pieces, self.listeners)),
             )
             return await Run(shared, asked.question, prepared, asked.output, depth=0, parent=None).answer()

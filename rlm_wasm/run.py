@@ -78,6 +78,9 @@ class Shared(msgspec.Struct, frozen=True):
     cutting: Cutting = Cutting()
     variables: Mapping[str, object] = {}
     settings: Mapping[str, Any] = {}
+    # of a session, whose sandbox holds the context since its first question, and what was said before this one
+    held: bool = False
+    said: Sequence[tuple[str, str]] = ()
     streaming: bool = False
     secrets: Secrets | None = None
 
@@ -257,7 +260,8 @@ class Run:
         functions = {**self._bridge.functions(), **told(shared.own_functions, self._emitter)}
         async with shared.pool.lend(functions) as sandbox:
             cells = Cells(sandbox, self._emitter, self._dialect, self._watch)
-            await sandbox.load(context=self._context.value, **self._shared.variables)
+            if not (shared.held and self._depth == 0):
+                await sandbox.load(context=self._context.value, **shared.variables)
             await sandbox.equip(self._dialect.equipment, self._dialect.library)
             look = await self._first_look(cells)
             system, described = self._system(sandbox), self._context.description
@@ -357,7 +361,8 @@ class Run:
         if self._conversation.shortened:
             # without it the run goes on: a lost sandbox is told of after the next cell
             with suppress(ValueError, SandboxCrashed, SandboxTimeout, ProtocolError):
-                await sandbox.load(history=self._conversation.history)
+                before = self._shared.said if self._depth == 0 else ()
+                await sandbox.load(history=[*before, *self._conversation.history])
         return reply
 
     async def _complete(self, messages: Sequence[Message]) -> Reply:

@@ -67,6 +67,11 @@ EXPECTED: dict[str, list[str]] = {
         "first: one",
         "counts: {'one': 1, 'two': 2, 'three': 1}",
     ],
+    "session": [
+        "launches: 3\nlargest: Ariane\n",
+        "asked before: Which has the largest revenue? -> Ariane\n",
+        "all together: 254 | printed: How many launches are there?\n",
+    ],
     "several_questions": [
         "How many words are there? 16000, after 1 replies and 1 calls",
         "Which word is the longest? liquor, after 2 replies and 2 calls",

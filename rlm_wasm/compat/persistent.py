@@ -5,52 +5,15 @@ Knows nothing of that system's arguments: the runtime that asks in it is a calla
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
 from typing import Any, Self
 
 import anyio
 
 from rlm_wasm.rlm import RLM
-from rlm_wasm.sandbox import Sandbox, SandboxOptions, SandboxPool
-from rlm_wasm.sandbox.session import HostFunction
+from rlm_wasm.sandbox import SandboxOptions, SandboxPool
+from rlm_wasm.sandbox.pool import KeptPool
 from rlm_wasm.trajectory import Completion
-
-
-class KeptPool(SandboxPool):
-    """A pool that lends the same sandbox to one run after the other; its children, who ask meanwhile, get others."""
-
-    def __init__(self, options: SandboxOptions) -> None:
-        super().__init__(0, options=options)
-        self._kept: Sandbox | None = None
-        self._is_lent = False
-        self._lending = AsyncExitStack()
-
-    async def __aexit__(self, *exception: Any) -> bool | None:
-        await self._lending.aclose()
-        return await super().__aexit__(*exception)
-
-    async def load(self, **variables: object) -> None:
-        """Set variables in the sandbox that is kept, if there is one yet."""
-        if self._kept is not None:
-            await self._kept.load(**variables)
-
-    @asynccontextmanager
-    async def lend(self, functions: Mapping[str, HostFunction] | None = None) -> AsyncGenerator[Sandbox]:
-        """The sandbox that is kept, or another of the caller's own while it is lent. Raises SandboxStartError."""
-        if self._is_lent:
-            async with super().lend(functions) as other:
-                yield other
-            return
-        self._is_lent = True
-        try:
-            if self._kept is None:
-                self._kept = await self._lending.enter_async_context(super().lend(functions))
-            elif functions is not None:
-                self._kept.bind(functions)
-            yield self._kept
-        finally:
-            self._is_lent = False
 
 
 class Persistent:

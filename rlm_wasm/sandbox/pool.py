@@ -139,3 +139,51 @@ class SandboxPool:
             slot.error = error
         finally:
             slot.ready.set()
+
+
+class KeptPool(SandboxPool):
+    """A pool that lends the same sandbox to one run after the other; its children, who ask meanwhile, get others.
+
+    `first`: a sandbox that is not open yet, to be the one that is kept; None for a new one.
+    """
+
+    def __init__(self, options: SandboxOptions, first: Sandbox | None = None) -> None:
+        super().__init__(0, options=options)
+        self._first = first
+        self._kept: Sandbox | None = None
+        self._is_lent = False
+        self._lending = AsyncExitStack()
+
+    async def __aexit__(self, *exception: Any) -> bool | None:
+        await self._lending.aclose()
+        return await super().__aexit__(*exception)
+
+    @property
+    def kept(self) -> Sandbox | None:
+        """The sandbox that is kept, if one has been lent."""
+        return self._kept
+
+    async def load(self, **variables: object) -> None:
+        """Set variables in the sandbox that is kept, if there is one yet."""
+        if self._kept is not None:
+            await self._kept.load(**variables)
+
+    @asynccontextmanager
+    async def lend(self, functions: Mapping[str, HostFunction] | None = None) -> AsyncGenerator[Sandbox]:
+        """The sandbox that is kept, or another of the caller's own while it is lent. Raises SandboxStartError."""
+        if self._is_lent:
+            async with super().lend(functions) as other:
+                yield other
+            return
+        self._is_lent = True
+        try:
+            if self._kept is None:
+                lent = super().lend(functions) if self._first is None else self._first
+                self._kept = await self._lending.enter_async_context(lent)
+                if self._first is not None and functions is not None:
+                    self._kept.bind(functions)
+            elif functions is not None:
+                self._kept.bind(functions)
+            yield self._kept
+        finally:
+            self._is_lent = False

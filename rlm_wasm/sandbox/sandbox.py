@@ -122,6 +122,8 @@ class Sandbox:
         self._isolation: Isolation | None = None
         self._lost: tuple[str, ...] = ()
         self._restored: Checkpoint | None = None
+        # of several runs in one sandbox each asks for the same
+        self._equipped: tuple[object, object] = ((), ())
         self.on_print: Callable[[str, str], None] | None = None
 
     def __repr__(self) -> str:
@@ -216,7 +218,7 @@ class Sandbox:
         All is there again in every fresh child, after what was loaded before it. Raises ValueError with the exception
         that a module ended with.
         """
-        if not modules and not library:
+        if (not modules and not library) or (modules, library) == self._equipped:
             return
         sources = msgspec.json.encode({"library": [*library], "modules": [*modules]}).decode()
         async with self._lock:
@@ -224,6 +226,7 @@ class Sandbox:
             equipment = msgspec.structs.replace(prepare(name, sources), kind="equipment")
             await self._load(await self._started(), name, equipment)
             self._loaded[name] = equipment
+            self._equipped = (modules, library)
 
     async def execute(self, code: str, *, timeout: float | None = None) -> Executed:
         """Run one cell; `timeout` in seconds of computing, the sandbox's own if None.
