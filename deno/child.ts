@@ -8,7 +8,7 @@
 import type { Pipe } from "./peer.ts";
 
 /** What boot takes (31 MB) plus room for the interpreter's own growth, in MB. */
-const BOOT_MB = 64;
+export const BOOT_MB = 64;
 /** 32-bit WebAssembly cannot hold more, in MB. */
 export const MAX_MEMORY_MB = 4096 - BOOT_MB;
 const STDERR_KEPT = 64 * 1024;

@@ -55,6 +55,24 @@ export function readHead(head: Uint8Array<ArrayBuffer>): Head {
   };
 }
 
+/** The head of an image: of `memoryBytes` bytes of memory, with so many runs of pages. */
+export function packHead(
+  code: Uint8Array,
+  memoryBytes: number,
+  header: Uint8Array,
+  runs: number,
+): Uint8Array<ArrayBuffer> {
+  const headerStart = HEAD_FIELDS + padded(code.length);
+  const head = new Uint8Array(headerStart + padded(header.length));
+  const words = new DataView(head.buffer);
+  [MAGIC, VERSION, code.length, memoryBytes, header.length, runs].forEach((field, index) =>
+    words.setUint32(4 * index, field, true)
+  );
+  head.set(code, HEAD_FIELDS);
+  head.set(header, headerStart);
+  return head;
+}
+
 /** Make an image of what Pyodide's `makeMemorySnapshot` gave, and of a code cache. */
 export function packImage(snapshot: Uint8Array<ArrayBuffer>, code: Uint8Array): Uint8Array<ArrayBuffer> {
   // the second word of Pyodide's header is its length
@@ -62,16 +80,11 @@ export function packImage(snapshot: Uint8Array<ArrayBuffer>, code: Uint8Array): 
   const memory = snapshot.subarray(headerLength);
   const runs = findRuns(memory);
   const pages = gather(memory, runs, 0, memory.length);
-  const codeStart = HEAD_FIELDS, headerStart = codeStart + padded(code.length);
-  const tableStart = headerStart + padded(headerLength);
-  const pagesStart = tableStart + 8 * runs.length;
+  const head = packHead(code, memory.length, snapshot.subarray(0, headerLength), runs.length);
+  const pagesStart = head.length + 8 * runs.length;
   const image = new Uint8Array(pagesStart + pages.length);
-  const words = new DataView(image.buffer);
-  const fields = [MAGIC, VERSION, code.length, memory.length, headerLength, runs.length];
-  fields.forEach((field, index) => words.setUint32(4 * index, field, true));
-  image.set(code, codeStart);
-  image.set(snapshot.subarray(0, headerLength), headerStart);
-  image.set(packRuns(runs), tableStart);
+  image.set(head);
+  image.set(packRuns(runs), head.length);
   image.set(pages, pagesStart);
   return image;
 }

@@ -12,7 +12,8 @@
  *
  * The caller's own process needs `--allow-run` (of the Deno program, to start and to kill the child) and
  * `--allow-write` (of the folder for temporary files, where each child has an empty one that is removed with it), on
- * Windows `--allow-env=SystemRoot` too, and nothing else. This file must lie on a disk with the rest of its folder and
+ * Windows `--allow-env=SystemRoot` too, and nothing else; checkpoints need `--allow-read` of this folder, to tell builds
+ * apart, and of the files that are loaded. This file must lie on a disk with the rest of its folder and
  * with `pyodide/`, which `fetch_pyodide.py` fills: the child loads nothing from a network, nor out of a program made by
  * `deno compile`. A caller that is killed leaves its child's folder behind, with nothing of value in it; the child ends
  * with its stdin. The layer of the kernel (rlimits, Landlock, seccomp) that the Python package puts around a child is not
@@ -21,8 +22,10 @@
  * @module
  */
 
-import { MAX_MEMORY_MB } from "./child.ts";
+import { Checkpoint, findBuild, MAX_PART, take } from "./checkpoint.ts";
 import { type Loss, SandboxError, SandboxTimeout } from "./errors.ts";
+import { NAME, readNothing, readRan, readValue } from "./messages.ts";
+import { positive, type SandboxOptions, sessionOptions, whole } from "./options.ts";
 import { ErrorCode, RpcError } from "./peer.ts";
 import { type HostFunction, Session, type SessionOptions } from "./session.ts";
 import { decodeValue, encodeValue } from "./tagged.ts";
@@ -36,31 +39,8 @@ export {
   SandboxStartError,
   SandboxTimeout,
 } from "./errors.ts";
-export type { HostFunction };
-
-/** All that can be chosen about a sandbox. */
-export interface SandboxOptions {
-  /**
-   * Host functions by name, sync or async. They run in the caller's process and are called by code that nobody has
-   * read, as often at once as it likes: an argument is data. A cell that calls one waits for it.
-   */
-  functions?: Record<string, HostFunction>;
-  /**
-   * Megabytes beyond what boot needs; 1024 holds a 100 MB text and what is made of it. Caps the interpreter's memory, not
-   * what hostile code holds outside of it (files in its `/tmp`, JavaScript's buffers): a limit on the process does that.
-   */
-  memoryMb?: number;
-  /** Characters of output kept for a cell; 10,000, which is about 2,500 tokens. */
-  outputChars?: number;
-  /** Words of output kept for a cell; no cap if it is not given. */
-  outputWords?: number;
-  /** Seconds of computing for a cell, not counting its waits for host functions; 60. */
-  timeout?: number;
-  /** The path of a Deno binary; the one that runs this program. */
-  deno?: string;
-  /** A memory image that `Sandbox.makeImage` gave: the start then takes a fraction of the time. */
-  image?: Uint8Array<ArrayBuffer>;
-}
+export { Checkpoint, type CheckpointFacts } from "./checkpoint.ts";
+export type { HostFunction, SandboxOptions };
 
 /** What became of one cell. */
 export interface Executed {
@@ -88,16 +68,22 @@ export interface Executed {
   lost: string[];
   /** The variables that exist now, at most 256. */
   names: string[];
+  /** Where a cell finds the whole of an output that was cut, as an index of `outputs`; null if nothing was. */
+  kept: number | null;
+  /** Names that the cell had overwritten and that were put back; what it had given them is in `my_NAME`. */
+  restored: string[];
 }
 
+/** Python to be run in a sandbox or imported there: the module's name and its source. */
+export type Module = [name: string, source: string];
+
 interface Variable {
-  kind: "text" | "bytes" | "value";
+  kind: "text" | "bytes" | "value" | "equipment";
   content: Uint8Array<ArrayBuffer>;
 }
 
 /** As long as the broker gives a load or a get, in seconds. */
 const LOAD_OR_GET_WITHIN = 30;
-const NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
 
 /**
  * A sandbox: one child at a time, and what was loaded. Calls run one after the other.
@@ -106,7 +92,9 @@ const NAME = /^[A-Za-z_][A-Za-z0-9_]*$/;
  * runs in a fresh child which holds again what was loaded, and `Executed.lost` names the variables that are gone.
  */
 export class Sandbox implements AsyncDisposable {
+  #chosen: SandboxOptions;
   #options: SessionOptions;
+  #restored: Checkpoint | null;
   #timeout: number;
   #session: Session | null = null;
   #closed = false;
@@ -115,14 +103,40 @@ export class Sandbox implements AsyncDisposable {
   #names: string[] = [];
   #lost: string[] = [];
 
-  private constructor(options: SandboxOptions) {
+  private constructor(options: SandboxOptions, restored: Checkpoint | null = null) {
+    this.#chosen = options;
     this.#options = sessionOptions(options);
+    this.#restored = restored;
+    this.#names = [...restored?.names ?? []];
     this.#timeout = positive("timeout", options.timeout ?? 60);
   }
 
   /** Start a sandbox. Rejects with `SandboxStartError`, TypeError or RangeError. */
   static async open(options: SandboxOptions = {}): Promise<Sandbox> {
     const sandbox = new Sandbox(options);
+    await sandbox.#inTurn(() => Promise.resolve());
+    return sandbox;
+  }
+
+  /**
+   * Start a sandbox that goes on from a checkpoint, whoever made it: it is restored inside the same prison as any cell. A
+   * child that dies is replaced by one that holds the checkpoint again. Needs permission to read this folder. Rejects
+   * with RangeError if it is of another build or does not fit `memoryMb`, TypeError if `functions` lack some that its
+   * cells can call, `SandboxStartError` if it does not start.
+   */
+  static async restore(checkpoint: Checkpoint, options: SandboxOptions = {}): Promise<Sandbox> {
+    const missing = checkpoint.functions.filter((name) => !Object.hasOwn(options.functions ?? {}, name));
+    if (missing.length > 0) {
+      throw new TypeError(`the checkpoint's cells can call ${missing.join(", ")}: give them in functions`);
+    }
+    if (checkpoint.build !== await findBuild()) {
+      throw new RangeError(
+        "the checkpoint is of another build of rlm_wasm: a memory means something only to the interpreter it was " +
+          "taken of; restore it where it was made, or with the same version",
+      );
+    }
+    const memoryMb = checkpoint.memoryFor(options.memoryMb);
+    const sandbox = new Sandbox({ ...options, memoryMb }, checkpoint);
     await sandbox.#inTurn(() => Promise.resolve());
     return sandbox;
   }
@@ -139,6 +153,24 @@ export class Sandbox implements AsyncDisposable {
       await this.#inTurn((session) => this.#load(session, name, variable));
       this.#loaded.set(name, variable);
     }
+  }
+
+  /**
+   * Run Python of the caller's own in the sandbox, before any cell: each of `modules`, in order. The names in a module's
+   * `__all__` become names of the REPL, which are put back when a cell overwrites them. Such a module may
+   * `import rlm_host`: the host functions as they are, `FINAL`, `namespace()` (the globals of cells),
+   * `after_cell(function)` and `protect(name)`; and it may import what is in `library`, which is not run otherwise. All
+   * is there again in every fresh child. Rejects with `SandboxError`, which names the exception that a module ended with.
+   */
+  async equip(modules: Module[], library: Module[] = []): Promise<void> {
+    if (modules.length === 0 && library.length === 0) return;
+    const content = equipment(modules, library);
+    await this.#inTurn(async (session) => {
+      const name = `rlm_equipment_${this.#loaded.size}`;
+      const variable: Variable = { kind: "equipment", content };
+      await this.#load(session, name, variable);
+      this.#loaded.set(name, variable);
+    });
   }
 
   /** Run one cell; `timeout` in seconds of computing. Never rejects for a mistake in the code. */
@@ -160,12 +192,54 @@ export class Sandbox implements AsyncDisposable {
   /** The value of a variable. Rejects with ReferenceError if there is none, TypeError if it has no JSON-like form. */
   async get(name: string): Promise<unknown> {
     return await this.#inTurn(async (session) => {
-      const { value } = await this.#ask(session, "get", { name }, LOAD_OR_GET_WITHIN).catch((error) => {
+      const reply = await this.#ask(session, "get", { name }, LOAD_OR_GET_WITHIN).catch((error) => {
         if (!(error.cause instanceof RpcError)) throw error;
         throw new (error.message.startsWith("NameError") ? ReferenceError : TypeError)(error.message);
       });
-      return this.#read(session, () => decodeValue(value as string));
+      return this.#read(session, () => decodeValue(readValue(reply)));
     });
+  }
+
+  /** Raise KeyboardInterrupt in the cell that runs, computing or waiting; its variables are kept. Nothing if none runs. */
+  interrupt(): void {
+    if (this.#session?.running) this.#session.interrupt();
+  }
+
+  /**
+   * Take the sandbox's whole memory, between two cells: what runs is waited for. Everything survives but what is not the
+   * sandbox's own: a thread of a cell that still waits, a pipe that is open. Needs permission to read this folder.
+   * Rejects with `SandboxError`, which says what is in the way, or with what became of the child.
+   */
+  async checkpoint(): Promise<Checkpoint> {
+    const build = await findBuild();
+    const { functions, memoryMb } = this.#options;
+    return await this.#inTurn((session) => {
+      const facts = { build, memoryMb, names: this.#names, functions: [...functions.keys()] };
+      const source = {
+        ask: (method: string, params: Record<string, unknown>) =>
+          this.#ask(session, method, params, LOAD_OR_GET_WITHIN),
+        takeBlob: (id: number) => session.takeBlob(id),
+        recycle: (buffer: ArrayBuffer) => session.recycle(buffer),
+      };
+      return this.#read(session, () => session.accepting(MAX_PART, () => take(source, facts)));
+    });
+  }
+
+  /**
+   * So many open sandboxes that go on from here, each on its own, with the same options; who asked closes them. Rejects
+   * as `checkpoint` and `restore` do, and then leaves none open.
+   */
+  async fork(count = 1): Promise<Sandbox[]> {
+    whole("count", count);
+    const checkpoint = await this.checkpoint();
+    const started = await Promise.allSettled(
+      Array.from({ length: count }, () => Sandbox.restore(checkpoint, this.#chosen)),
+    );
+    const opened = started.flatMap((start) => start.status === "fulfilled" ? [start.value] : []);
+    const failed = started.find((start) => start.status === "rejected");
+    if (!failed) return opened;
+    await Promise.all(opened.map((sandbox) => sandbox.close()));
+    throw failed.reason;
   }
 
   /** End the child and sweep its folder away; what still runs rejects. May be called again. */
@@ -192,15 +266,22 @@ export class Sandbox implements AsyncDisposable {
     if (this.#closed) throw new SandboxError("this sandbox is closed");
     if (this.#session && !this.#session.dead) return this.#session;
     this.#lost.push(...this.#unloaded());
-    this.#names = [...this.#loaded.keys()];
-    const session = this.#session = await Session.start(this.#options);
+    this.#names = [...this.#kept()];
+    const session = this.#session = await Session.start(this.#options, this.#restored);
     if (this.#closed) throw new SandboxError("this sandbox is closed");
     for (const [name, variable] of this.#loaded) await this.#load(session, name, variable);
     return session;
   }
 
   async #load(session: Session, name: string, { kind, content }: Variable): Promise<void> {
-    await this.#ask(session, "load", { name, kind }, LOAD_OR_GET_WITHIN, content);
+    const ask = async (method: string, params: Record<string, unknown>, blob?: Uint8Array<ArrayBuffer>) => {
+      const reply = await this.#ask(session, method, params, LOAD_OR_GET_WITHIN, blob);
+      await this.#read(session, () => readNothing(method, reply));
+    };
+    if (kind !== "equipment") return await ask("load", { name, kind }, content);
+    await ask("load_begin", { form: "ascii", length: content.length });
+    await ask("load_part", {}, content);
+    await ask("load_end", { name, kind });
   }
 
   /** Ask the child; if it is lost, throw what that is to be called. */
@@ -230,9 +311,16 @@ export class Sandbox implements AsyncDisposable {
     }
   }
 
+  /** The variables that a fresh child has. */
+  #kept(): Set<string> {
+    const loaded = [...this.#loaded].filter(([, { kind }]) => kind !== "equipment").map(([name]) => name);
+    return new Set([...this.#restored?.names ?? [], ...loaded]);
+  }
+
   /** The variables that cells have made: what a fresh child has not. */
   #unloaded(): string[] {
-    return this.#names.filter((name) => !this.#loaded.has(name));
+    const kept = this.#kept();
+    return this.#names.filter((name) => !kept.has(name));
   }
 
   #mourned<Death extends Loss>(session: Session, death: Death): Death {
@@ -242,10 +330,12 @@ export class Sandbox implements AsyncDisposable {
   }
 
   /** Read what the child sent; if it may not send that, the child is killed. */
-  async #read<Result>(session: Session, read: () => Result): Promise<Result> {
+  async #read<Result>(session: Session, read: () => Result | Promise<Result>): Promise<Result> {
     try {
-      return read();
+      return await read();
     } catch (error) {
+      // what became of the child has its name already
+      if (error instanceof SandboxError) throw error;
       session.violated(`the child sent what it may not send: ${(error as Error).message}`);
       throw this.#mourned(session, await session.why());
     }
@@ -275,44 +365,10 @@ export class Sandbox implements AsyncDisposable {
       timedOut: ran.timed_out,
       lost,
       names: this.#names,
+      kept: ran.kept ?? null,
+      restored: ran.restored ?? [],
     };
   }
-}
-
-/** What a report of a cell may hold; the output's size is the caller's choice. */
-const MAX_ERROR_CHARS = 10_000, MAX_VALUE_BYTES = 100_000, MAX_NAMES = 256, MARKER_CHARS = 200;
-
-interface Ran {
-  output: [stream: string, text: string][];
-  truncated: number;
-  error: string | null;
-  value: string | null;
-  names: string[];
-  timed_out: boolean;
-  seconds: number;
-}
-
-/** The reply to `execute`, if it is one and holds no more than was agreed. Throws TypeError. */
-function readRan(reply: Record<string, unknown>, outputChars: number): Ran {
-  const isText = (value: unknown) => typeof value === "string";
-  const isTextOrNull = (value: unknown, most: number) =>
-    value === null || typeof value === "string" && value.length <= most;
-  const isListOf = (value: unknown, isItem: (item: unknown) => boolean) =>
-    Array.isArray(value) && value.every(isItem);
-  const isPiece = (value: unknown) => isListOf(value, isText) && (value as string[]).length === 2;
-  const { output, truncated, error, value, names, timed_out, seconds } = reply;
-  const right = isListOf(output, isPiece) && isListOf(names, isText) &&
-    isTextOrNull(error, 2 * MAX_ERROR_CHARS) && isTextOrNull(value, MAX_VALUE_BYTES) &&
-    typeof timed_out === "boolean" && Number.isSafeInteger(truncated) && (truncated as number) >= 0 &&
-    typeof seconds === "number" && seconds >= 0;
-  if (!right) throw new TypeError("not a reply to execute");
-  const ran = reply as unknown as Ran;
-  // in UTF-16 units, of which a character may take two
-  const printed = ran.output.reduce((sum, [, text]) => sum + text.length, 0);
-  if (printed > 2 * (outputChars + MARKER_CHARS) || ran.names.length > MAX_NAMES) {
-    throw new TypeError("more than was agreed in a reply to execute");
-  }
-  return ran;
 }
 
 function variableOf(name: string, value: unknown): Variable {
@@ -324,33 +380,10 @@ function variableOf(name: string, value: unknown): Variable {
   return { kind: text === value ? "text" : "value", content: new TextEncoder().encode(text) };
 }
 
-function sessionOptions(options: SandboxOptions): SessionOptions {
-  const functions = new Map(Object.entries(options.functions ?? {}));
-  for (const name of functions.keys()) {
-    if (!NAME.test(name)) {
-      throw new TypeError(`functions: ${JSON.stringify(name)} is not a plain Python name`);
-    }
-  }
-  const memoryMb = whole("memoryMb", options.memoryMb ?? 1024);
-  if (memoryMb > MAX_MEMORY_MB) {
-    throw new RangeError(`memoryMb: at most ${MAX_MEMORY_MB}, the address space of 32-bit WebAssembly`);
-  }
-  return {
-    functions,
-    memoryMb,
-    outputChars: whole("outputChars", options.outputChars ?? 10_000),
-    outputWords: options.outputWords === undefined ? undefined : whole("outputWords", options.outputWords),
-    deno: options.deno ?? Deno.execPath(),
-    image: options.image,
-  };
-}
-
-function positive(name: string, value: number): number {
-  if (value > 0 && Number.isFinite(value)) return value;
-  throw new RangeError(`${name} must be a number above 0, not ${value}`);
-}
-
-function whole(name: string, value: number): number {
-  if (Number.isSafeInteger(value)) return positive(name, value);
-  throw new RangeError(`${name} must be a whole number, not ${value}`);
+/** Modules as a JSON text in ASCII, which is how CPython will hold it. */
+function equipment(modules: Module[], library: Module[]): Uint8Array<ArrayBuffer> {
+  const wellFormed = ([name, source]: Module): Module => [name, source.toWellFormed()];
+  const text = JSON.stringify({ library: library.map(wellFormed), modules: modules.map(wellFormed) });
+  const escaped = (character: string) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
+  return new TextEncoder().encode(text.replace(/[^\0-\x7f]/g, escaped));
 }

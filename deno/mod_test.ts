@@ -211,6 +211,60 @@ test("a child that ends between two calls is replaced, and what is lost is named
   assert.deepEqual(run.lost, ["made"]);
 });
 
+test("an interrupt ends the cell that runs, its variables are kept, and between cells it does nothing", async () => {
+  const asked = Promise.withResolvers<void>();
+  const functions = {
+    forever: () => {
+      asked.resolve();
+      return new Promise(() => {});
+    },
+  };
+  await using sandbox = await open({ functions });
+  sandbox.interrupt();
+  const waiting = sandbox.execute("kept = 1\nforever()");
+  await asked.promise;
+  sandbox.interrupt();
+  const run = await waiting;
+  assert.match(run.error!, /KeyboardInterrupt$/);
+  assert.equal(run.timedOut, false);
+  sandbox.interrupt();
+  assert.equal(said(await sandbox.execute("print(kept)")), "1\n");
+});
+
+test("equipment is there before any cell, in a fresh child too, and is put back when it is overwritten", async () => {
+  await using sandbox = await open({ functions: { ask: (text) => `${text}!` } });
+  const library = "def twice(text): return 2 * text";
+  const source =
+    "import rlm_host, parts\n__all__ = ['shout']\ndef shout(text): return rlm_host.ask(parts.twice(text))";
+  await sandbox.equip([["voice", `# \u00e9 \u{1f600}\n${source}`]], [["parts", library]]);
+  assert.equal(said(await sandbox.execute("print(shout('a'))")), "aa!\n");
+  const run = await sandbox.execute("shout = 1");
+  assert.deepEqual(run.restored, ["shout"]);
+  await sandbox.execute("import ctypes\nctypes.CDLL(None).emscripten_run_script(b'1')").catch(() => {});
+  const after = await sandbox.execute("print(shout('b'))");
+  assert.equal(said(after), "bb!\n");
+  assert.deepEqual(after.names, []);
+  await assert.rejects(sandbox.equip([["broken", "1 / 0"]]), {
+    name: "SandboxError",
+    message: /ZeroDivisionError/,
+  });
+  await sandbox.equip([]);
+});
+
+test("two sandboxes of one seed do the same, and the clock begins where it is said", async () => {
+  const code = "import random, time, uuid\n[random.random(), str(uuid.uuid4()), int(time.time())]";
+  const value = async (options: SandboxOptions) => {
+    await using sandbox = await open(options);
+    return (await sandbox.execute(code)).value as unknown[];
+  };
+  const one = await value({ seed: 0, clock: 1_800_000_000 });
+  assert.equal(one[2], 1_800_000_000);
+  assert.deepEqual(await value({ seed: 0, clock: 1_800_000_000 }), one);
+  const other = await value({ seed: 8 });
+  assert.notEqual(other[0], one[0]);
+  assert.equal(other[2], 1_767_225_600);
+});
+
 test("a variable that does not exist or cannot be sent is an error that says so", async () => {
   await using sandbox = await open();
   await sandbox.execute("unsendable = object()");
@@ -233,6 +287,8 @@ test("a caller's own mistake is a TypeError or a RangeError", async () => {
   await assert.rejects(Sandbox.open({ memoryMb: 0 }), RangeError);
   await assert.rejects(Sandbox.open({ outputChars: 1.5 }), RangeError);
   await assert.rejects(Sandbox.open({ timeout: Infinity }), RangeError);
+  await assert.rejects(Sandbox.open({ seed: -1 }), RangeError);
+  await assert.rejects(Sandbox.open({ clock: 1 }), RangeError);
   await using sandbox = await open();
   await assert.rejects(sandbox.execute("1", { timeout: NaN }), RangeError);
   await assert.rejects(sandbox.load({ "no name": 1 }), TypeError);

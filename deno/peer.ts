@@ -134,6 +134,18 @@ export class Peer {
     return bytes;
   }
 
+  /** While the job runs, take blobs of at most so many bytes; what it leaves untaken is forgotten. */
+  async accepting<Result>(maxBlob: number, job: () => Promise<Result>): Promise<Result> {
+    const before = this.#reader.maxBlob;
+    this.#reader.maxBlob = maxBlob;
+    try {
+      return await job();
+    } finally {
+      this.#reader.maxBlob = before;
+      this.#blobs.clear();
+    }
+  }
+
   /** Give back the buffer of a blob that was taken, to be filled again. */
   recycle(buffer: ArrayBuffer): void {
     this.#reader.recycle(buffer);

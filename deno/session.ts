@@ -5,6 +5,7 @@
  * @module
  */
 
+import type { Checkpoint } from "./checkpoint.ts";
 import { Child } from "./child.ts";
 import { FunctionError, ProtocolError, SandboxCrashed, SandboxStartError } from "./errors.ts";
 import { headLength } from "./image.ts";
@@ -15,12 +16,16 @@ import { PROTOCOL, WireError } from "./wire.ts";
 /** A function that cells may call; keyword arguments come as one object, after the others. */
 export type HostFunction = (...args: unknown[]) => unknown;
 
+type Bytes = Uint8Array<ArrayBuffer>;
+
 /** How a session is started. */
 export interface SessionOptions {
   functions: ReadonlyMap<string, HostFunction>;
   memoryMb: number;
   outputChars: number;
   outputWords?: number;
+  seed?: number;
+  clock?: number;
   deno: string;
   image?: Uint8Array<ArrayBuffer>;
 }
@@ -64,16 +69,19 @@ export class Session {
     this.closed = this.#serve();
   }
 
-  /** Start a child that is ready for its first cell. Rejects with `SandboxStartError`. */
-  static async start(options: SessionOptions): Promise<Session> {
-    const head = cutOf(options.image);
+  /** Start a child that is ready for its next cell, of a checkpoint if one is given. Rejects with `SandboxStartError`. */
+  static async start(options: SessionOptions, checkpoint: Checkpoint | null = null): Promise<Session> {
+    const image = parts(options.image, checkpoint);
     const session = await Session.#spawn(options, 0);
     await session.#greet("initialize", {
       functions: [...options.functions.keys()],
       output_chars: options.outputChars,
       output_words: options.outputWords,
       memory_mb: options.memoryMb,
-      image: session.#sendImage(options.image, head),
+      seed: options.seed,
+      clock: options.clock,
+      image: session.#sendImage(image),
+      resumes_after: checkpoint?.cells,
     });
     return session;
   }
@@ -89,10 +97,10 @@ export class Session {
   }
 
   /** The head first: the child makes ready what it can while the rest is on its way. */
-  #sendImage(image: Uint8Array<ArrayBuffer> | undefined, head: number): number | undefined {
+  #sendImage(image: { head: Bytes; body: Bytes } | null): number | undefined {
     if (!image) return undefined;
-    this.#peer.notify("prepare", { head: this.#peer.sendBlob(image.subarray(0, head)) });
-    return this.#peer.sendBlob(image.subarray(head));
+    this.#peer.notify("prepare", { head: this.#peer.sendBlob(image.head) });
+    return this.#peer.sendBlob(image.body);
   }
 
   static async #spawn(options: SessionOptions, maxBlob: number): Promise<Session> {
@@ -148,6 +156,30 @@ export class Session {
       clearInterval(timer);
     }
     throw this.violated(`the reply to ${method} is no object`);
+  }
+
+  /** Raise KeyboardInterrupt in the cell that runs. */
+  interrupt(): void {
+    this.#peer.notify("interrupt", {});
+  }
+
+  /** While the job runs, let the child send blobs of at most so many bytes. */
+  accepting<Result>(maxBlob: number, job: () => Promise<Result>): Promise<Result> {
+    return this.#peer.accepting(maxBlob, job);
+  }
+
+  /** The blob of this number, once. Throws TypeError if the child has not sent it. */
+  takeBlob(id: number): Bytes {
+    try {
+      return this.#peer.takeBlob(id);
+    } catch (cause) {
+      throw new TypeError((cause as Error).message, { cause });
+    }
+  }
+
+  /** Give back the buffer of a blob that was taken, to be filled again. */
+  recycle(buffer: ArrayBuffer): void {
+    this.#peer.recycle(buffer);
   }
 
   #watch(seconds: number): ReturnType<typeof setInterval> {
@@ -248,10 +280,13 @@ function classOf(error: unknown): string {
   return error instanceof Error ? error.constructor.name : typeof error;
 }
 
-/** Where the head of an image ends. Throws SandboxStartError for what is none. */
-function cutOf(image: Uint8Array | undefined): number {
+/** Head and body of what a start begins from; null for nothing. Throws SandboxStartError for what is no image. */
+function parts(image: Bytes | undefined, checkpoint: Checkpoint | null): { head: Bytes; body: Bytes } | null {
   try {
-    return image ? headLength(image) : 0;
+    if (checkpoint) return { head: checkpoint.head(image), body: checkpoint.body };
+    if (!image) return null;
+    const end = headLength(image);
+    return { head: image.subarray(0, end), body: image.subarray(end) };
   } catch (cause) {
     throw new SandboxStartError(`the sandbox did not start: ${(cause as Error).message}`, { cause });
   }

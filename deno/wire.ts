@@ -122,7 +122,8 @@ const MAX_SPARES = 2, MAX_SPARE_BYTES = 16 * 1024 * 1024;
  * length before anything is kept for it; `maxBlob` is the largest blob that is accepted, in bytes.
  */
 export class FrameReader {
-  #maxBlob: number;
+  /** The largest blob that is accepted, in bytes. */
+  maxBlob: number;
   #buffer = new Uint8Array(64 * 1024);
   #start = 0;
   #end = 0;
@@ -134,7 +135,7 @@ export class FrameReader {
   #decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
   constructor(maxBlob = MAX_BLOB) {
-    this.#maxBlob = maxBlob;
+    this.maxBlob = maxBlob;
   }
 
   /** Where to put the bytes that come next; never empty. */
@@ -187,7 +188,7 @@ export class FrameReader {
     for (let i = this.#start; i + 3 < limit; i++) {
       const b = this.#buffer;
       if (b[i] === 13 && b[i + 1] === 10 && b[i + 2] === 13 && b[i + 3] === 10) {
-        this.#header = parseHeader(this.#text(this.#buffer.subarray(this.#start, i)), this.#maxBlob);
+        this.#header = parseHeader(this.#text(this.#buffer.subarray(this.#start, i)), this.maxBlob);
         this.#start = i + 4;
         return true;
       }

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from rlm_wasm.sandbox.process import check_runtime, runtime_folder
+from rlm_wasm.sandbox.process import SOURCES, check_runtime, runtime_folder
 
 _MAGIC = b"rlm-wasm image 2\n"
 # magic, version, bytes of code cache, of memory, of Pyodide's header, count of runs of pages
@@ -48,9 +48,9 @@ def cache_folder() -> Path:
 @cache
 def _runtime_hash(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.py"), *folder.glob("*.ts")]):
-        if not path.name.endswith("_test.ts"):
-            digest.update(path.read_bytes())
+    # no other file of the folder: an installed package has fewer of them than a checkout, and runs the same
+    for name in sorted(SOURCES):
+        digest.update((folder / name).read_bytes())
     digest.update((folder / "pyodide" / "manifest.json").read_bytes())
     return digest.hexdigest()
 

@@ -35,8 +35,8 @@ MIN_DENO = (2, 9, 0)
 _STDERR_KEPT = 64 * 1024
 _LAUNCH_WITHIN = 5.0
 _INSTALL_DENO = "install it with: pip install 'rlm-wasm[deno]'"
-# what main.ts imports, directly or not
-_SOURCES = (
+# what main.ts imports, directly or not; `deno/checkpoint.ts` has the same list
+SOURCES = (
     *("main.ts", "peer.ts", "wire.ts", "sandbox.ts", "clock.ts", "assets.ts", "image.ts", "loading.ts", "realm.ts"),
     *("seed.ts", "worker.ts", "prelude.py", "awaits.py", "equipment.py", "files.py", "names.py", "output.py"),
     *("threads.py", "tracebacks.py", "values.py"),
@@ -113,7 +113,7 @@ def deno_version(deno: Path) -> tuple[int, int, int]:
 def damaged_files() -> list[str]:
     """The runtime files that are missing or damaged, in words; empty when all are whole. Reads 14 MB."""
     folder = runtime_folder()
-    missing = [name for name in _SOURCES if not (folder / name).is_file()]
+    missing = [name for name in SOURCES if not (folder / name).is_file()]
     try:
         listed = json.loads((folder / "pyodide" / "manifest.json").read_text("utf-8"))["files"]
         manifest: dict[str, str] = {name: entry["sha256"] for name, entry in listed.items()}

@@ -137,7 +137,7 @@ def test_nothing_that_a_start_imports_is_left_out_of_the_check() -> None:
                 imported.add(name)
                 if name.endswith(".ts"):
                     waiting.append(name)
-    assert imported <= set(process._SOURCES)
+    assert imported <= set(process.SOURCES)
 
 
 # --- the command line and the environment --------------------------------------------------------------------------
