@@ -64,6 +64,7 @@ export class Child implements Pipe {
 
   /** Start a child. `deno` is the program, `memoryMb` the memory of its sandbox beyond boot. Rejects with what stopped it. */
   static async spawn(deno: string, memoryMb: number): Promise<Child> {
+    if (!import.meta.url.startsWith("file:")) throw new Error("the files of rlm_wasm must lie on a disk");
     const folder = await Deno.makeTempDir({ prefix: "rlm-wasm-" });
     try {
       const work = `${folder}/work`;
