@@ -17,21 +17,8 @@ ROOT = Path(rlm_wasm.__file__).parent
 LADDER = (
     *("inside", "errors", "secrets", "cards", "limits", "outputs", "parsing", "magics", "dialects", "contexts"),
     *("citations", "images", "prompts", "events", "clients", "sandbox", "retrievers", "trace_file", "trajectory"),
-    *(
-        "guards",
-        "windows",
-        "conversation",
-        "calls",
-        "bridge",
-        "cells",
-        "run",
-        "stream",
-        "sessions",
-        "rlm",
-        "router",
-        "compat",
-    ),
-    *("trace", "doctor", "demo", "cli"),
+    *("guards", "windows", "conversation", "calls", "bridge", "cells", "run", "stream", "sessions", "rlm", "router"),
+    *("compat", "trace", "doctor", "demo", "integrations", "cli"),
 )
 # A method for whoever has the thing in hand, which does nothing but hand it to what makes something of it.
 ON_PURPOSE = {("trajectory", "trace"), ("clients", "trajectory")}
@@ -101,7 +88,7 @@ def test_equipment_imports_the_standard_library_its_neighbours_and_rlm_host_alon
 
 def test_importing_the_package_loads_no_heavy_one() -> None:
     heavy = ["openai", "anthropic", "google.genai", "pydantic", "httpx", "httpx2", "rich", "trio", "deno"]
-    heavy += ["elasticsearch", "numpy", "IPython", "opentelemetry", "shtab"]
+    heavy += ["elasticsearch", "numpy", "IPython", "opentelemetry", "shtab", "dspy", "starlette", "mcp"]
     program = f"import sys, rlm_wasm; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "[]\n"
