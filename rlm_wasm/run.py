@@ -78,7 +78,7 @@ class Shared(msgspec.Struct, frozen=True):
     cutting: Cutting = Cutting()
     variables: Mapping[str, object] = {}
     settings: Mapping[str, Any] = {}
-    # of a session, whose sandbox holds the context since its first question, and what was said before this one
+    # of a session, whose sandbox holds context and equipment since its first question, and what was said before this
     held: bool = False
     said: Sequence[tuple[str, str]] = ()
     streaming: bool = False
@@ -262,7 +262,7 @@ class Run:
             cells = Cells(sandbox, self._emitter, self._dialect, self._watch)
             if not (shared.held and self._depth == 0):
                 await sandbox.load(context=self._context.value, **shared.variables)
-            await sandbox.equip(self._dialect.equipment, self._dialect.library)
+                await sandbox.equip(self._dialect.equipment, self._dialect.library)
             look = await self._first_look(cells)
             system, described = self._system(sandbox), self._context.description
             self._conversation.open(prompts.first(system, self._question, described, self._dialect, look))

@@ -122,8 +122,6 @@ class Sandbox:
         self._isolation: Isolation | None = None
         self._lost: tuple[str, ...] = ()
         self._restored: Checkpoint | None = None
-        # of several runs in one sandbox each asks for the same
-        self._equipped: tuple[object, object] = ((), ())
         self.on_print: Callable[[str, str], None] | None = None
 
     def __repr__(self) -> str:
@@ -218,7 +216,7 @@ class Sandbox:
         All is there again in every fresh child, after what was loaded before it. Raises ValueError with the exception
         that a module ended with.
         """
-        if (not modules and not library) or (modules, library) == self._equipped:
+        if not modules and not library:
             return
         sources = msgspec.json.encode({"library": [*library], "modules": [*modules]}).decode()
         async with self._lock:
@@ -226,7 +224,6 @@ class Sandbox:
             equipment = msgspec.structs.replace(prepare(name, sources), kind="equipment")
             await self._load(await self._started(), name, equipment)
             self._loaded[name] = equipment
-            self._equipped = (modules, library)
 
     async def execute(self, code: str, *, timeout: float | None = None) -> Executed:
         """Run one cell; `timeout` in seconds of computing, the sandbox's own if None.
