@@ -34,8 +34,8 @@ const MB = 1024 * 1024, PAGE = 4096;
 const MOST = (MAX_MEMORY_MB + BOOT_MB) * MB;
 /** What the memory of an interpreter depends on, beside Pyodide; `rlm_wasm/sandbox/process.py` has the same list. */
 const SOURCES =
-  ("assets.ts awaits.py clock.ts files.py image.ts loading.ts main.ts output.py peer.ts prelude.py " +
-    "realm.ts sandbox.ts seed.ts threads.py tracebacks.py values.py wire.ts worker.ts").split(" ");
+  ("assets.ts awaits.py clock.ts equipment.py files.py image.ts loading.ts main.ts names.py output.py peer.ts " +
+    "prelude.py realm.ts sandbox.ts seed.ts threads.py tracebacks.py values.py wire.ts worker.ts").split(" ");
 
 type Bytes = Uint8Array<ArrayBuffer>;
 
