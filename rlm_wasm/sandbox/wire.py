@@ -1,4 +1,6 @@
-"""The wire: frames on the child's stdin and stdout. This docstring is the protocol's specification.
+"""The wire: frames on the child's stdin and stdout. This docstring is the protocol's specification, the short one.
+
+`deno/PROTOCOL.md` is the long one, to the byte, for whoever writes another host.
 
 **Frames.** Those of the Language Server Protocol's base protocol: header lines ended by CR LF, an empty line, a body.
 `Content-Length` is required. A body with no `Content-Type`, or one of `application/vscode-jsonrpc` or
