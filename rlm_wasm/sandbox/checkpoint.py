@@ -60,7 +60,8 @@ class _Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     def check(self) -> None:
         """Raise ValueError for figures that no checkpoint has."""
-        most = (MAX_MEMORY_MB + BOOT_MB) * 1024 * 1024
+        # 32 bits, as the image's head has them
+        most = (MAX_MEMORY_MB + BOOT_MB) * 1024 * 1024 - 1
         bounds = {
             "memory_bytes": most,
             "runs": most // 4096,

@@ -320,6 +320,10 @@ DAMAGE = {
     "longer than announced": (lambda content: content + b"x", "damaged"),
     "announced as shorter": (lambda content: with_manifest(content, body_bytes=10), "damaged"),
     "of an impossible size": (lambda content: with_manifest(content, body_bytes=1 << 60), "body_bytes is"),
+    "of more memory than there is": (
+        lambda content: with_manifest(content, memory_bytes=1 << 32),
+        "memory_bytes is 4,294,967,296",
+    ),
     "of a negative size": (lambda content: with_manifest(content, header_bytes=-1), "header_bytes is"),
     "of another checksum": (lambda content: with_manifest(content, sha256="0" * 64), "its checksum differs"),
     "with a field nobody knows": (lambda content: with_manifest(content, more=1), "its manifest"),
