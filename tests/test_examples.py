@@ -72,6 +72,7 @@ EXPECTED: dict[str, list[str]] = {
         "asked before: Which has the largest revenue? -> Ariane\n",
         "all together: 254 | printed: How many launches are there?\n",
     ],
+    "served": ["short: Hello to you.", "long: It jammed 1000 times."],
     "several_questions": [
         "How many words are there? 16000, after 1 replies and 1 calls",
         "Which word is the longest? liquor, after 2 replies and 2 calls",

@@ -11,7 +11,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from rlm_wasm.cli.config import find
 from rlm_wasm.cli.settings import ALL, SettingError, Source, in_force, switch
 from rlm_wasm.clients import CachedClient, Client, OpenAIClient
 from rlm_wasm.errors import RLMError
+from rlm_wasm.integrations.serve import ChatServer, is_loopback, serve
 from rlm_wasm.limits import DEFAULT_PRICES, Limits, find_price
 from rlm_wasm.rlm import RLM
 from rlm_wasm.sandbox import SandboxOptions
@@ -65,6 +67,7 @@ def _parser(files: object = None) -> argparse.ArgumentParser:
         "replay": _replay,
         "doctor": machine.doctored,
         "setup": machine.set_up,
+        "serve": _serve,
         "config": machine.show_config,
         "completion": lambda options: machine.complete(_parser, options.shell),
         "bench": machine.bench,
@@ -99,7 +102,7 @@ def _settle(options: argparse.Namespace) -> None:
     for key, value in options.values.items():
         setattr(options, key, value.value)
     options.sources = sources
-    if options.command in ("ask", "demo"):
+    if options.command in ("ask", "demo", "serve"):
         for source in sources:
             chosen_there = [key for key, value in options.values.items() if value.origin == source.path]
             if chosen_there and not source.own:
@@ -120,7 +123,7 @@ def _client(model: str, options: argparse.Namespace) -> Client:
 
 
 def _rlm(root: Client, sub: Client | None, options: argparse.Namespace) -> RLM:
-    sandbox = SandboxOptions(deno=machine.deno_of(options), seed=options.seed)
+    sandbox = SandboxOptions(deno=machine.deno_of(options), seed=getattr(options, "seed", None))
     if options.cache:
         sub = CachedClient(sub or root, Path(options.cache))
     return RLM(
@@ -132,18 +135,50 @@ def _rlm(root: Client, sub: Client | None, options: argparse.Namespace) -> RLM:
         prices=options.price,
         trace=options.trace,
         sandbox=sandbox,
-        listeners=[LiveView() if options.live else write_progress],
+        listeners=[LiveView() if getattr(options, "live", False) else write_progress],
     )
 
 
-def _ask(options: argparse.Namespace) -> int:
+def _chosen_rlm(options: argparse.Namespace) -> RLM:
     if not options.model:
         options.parser.error(
             f'which model? give --model, set {ALL["model"].variable}, or write model = "..." in a config file'
         )
     root = _client(options.model, options)
     sub = _client(options.sub_model, options) if options.sub_model else None
-    return _answer(_rlm(root, sub, options), options.question, _context(options), options)[0]
+    return _rlm(root, sub, options)
+
+
+def _ask(options: argparse.Namespace) -> int:
+    return _answer(_chosen_rlm(options), options.question, _context(options), options)[0]
+
+
+def _serve(options: argparse.Namespace) -> int:
+    """`serve`: until Ctrl-C or SIGTERM. The base URL goes to stdout."""
+    token = os.environ.get("RLM_WASM_TOKEN")
+    if not token and not is_loopback(options.host):
+        options.parser.error(f"--host {options.host}: set RLM_WASM_TOKEN, which clients must then send as their key")
+    rlm = _chosen_rlm(options)
+    server = ChatServer(
+        {options.model: rlm},
+        token=token or None,
+        threshold_chars=options.threshold_chars,
+        max_request_mb=options.max_request_mb,
+    )
+
+    def began(url: str) -> None:
+        if options.json:
+            print_json({"base_url": url, "models": [options.model]})
+        else:
+            print_text(url)
+
+    async def work() -> None:
+        stop = anyio.Event()
+        async with _set_by_signals(stop), rlm:
+            await serve(server, host=options.host, port=options.port, stop=stop, began=began)
+
+    anyio.run(work)
+    return 130
 
 
 def _context(options: argparse.Namespace) -> object:
@@ -215,6 +250,13 @@ def _answer(rlm: RLM, question: str, context: object, options: argparse.Namespac
 async def _until_interrupted(rlm: RLM, question: str, context: object, errors: str) -> Completion:
     """The completion; Ctrl-C ends it cleanly, and it then says what there is."""
     stop = anyio.Event()
+    async with _set_by_signals(stop):
+        return await rlm.acompletion(question, context=context, errors=errors, stop=stop)
+
+
+@asynccontextmanager
+async def _set_by_signals(stop: anyio.Event) -> AsyncGenerator[None]:
+    """While the block runs, Ctrl-C and SIGTERM set the event. What the block raises comes out as it is."""
 
     async def listen() -> None:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -222,16 +264,14 @@ async def _until_interrupted(rlm: RLM, question: str, context: object, errors: s
                 stop.set()
 
     failure: Exception | None = None
-    done: Completion | None = None
     async with anyio.create_task_group() as tasks:
         if sys.platform != "win32":
             tasks.start_soon(listen)
         try:
-            done = await rlm.acompletion(question, context=context, errors=errors, stop=stop)
+            yield
         except Exception as error:
+            # out of the group it would come in a group
             failure = error
         tasks.cancel_scope.cancel()
     if failure is not None:
         raise failure
-    assert done is not None
-    return done

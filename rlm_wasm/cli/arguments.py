@@ -29,8 +29,8 @@ settings:
   Each option but --context has an environment variable (--sub-model: RLM_WASM_SUB_MODEL; --cache:
   RLM_WASM_CACHE_FILE) and a key in config files (sub_model). A flag counts before the variable, the variable before a
   project's file (rlm-wasm.toml, or [tool.rlm-wasm] in pyproject.toml, in the working directory or the nearest above
-  it), and that before your own config.toml. A project's file may not set base_url, cache, deno, price or trace, and
-  may only lower limits; what it set is said. `rlm-wasm config` shows what holds, and where it comes from.
+  it), and that before your own config.toml. A project's file may not set base_url, cache, deno, host, price or
+  trace, and may only lower limits; what it set is said. `rlm-wasm config` shows what holds, and where it comes from.
 """
 
 _EXAMPLES = """\
@@ -64,6 +64,15 @@ Nobody is asked and nothing is paid. The exit code is 0 if the run went as it wa
 run without --seed that may be for a random number, or for the time of day.
 """
 
+_SERVE_EXAMPLES = """\
+examples:
+  rlm-wasm serve --model gpt-5-mini --sub-model gpt-5-nano --usd 0.50
+  RLM_WASM_TOKEN=... rlm-wasm serve --model gpt-5-mini --host 0.0.0.0
+
+Programs that speak to OpenAI get an RLM by the base URL that is printed. Limits hold for each request. With
+RLM_WASM_TOKEN in the environment clients must send it as their key; without, only this machine may ask.
+"""
+
 _COMPLETION_EXAMPLES = """\
 examples:
   rlm-wasm completion bash > ~/.local/share/bash-completion/completions/rlm-wasm
@@ -81,6 +90,7 @@ KEYS: Mapping[str, Sequence[str]] = {
     "setup": (*_REPORTED, "deno"),
     "report": _REPORTED,
     "replay": ("errors", *_REPORTED, "deno"),
+    "serve": (*_RUN, "trace", "host", "port", "threshold_chars", "max_request_mb", *_REPORTED, "deno"),
     "config": tuple(ALL),
     "completion": ("debug",),
     "bench": (),
@@ -148,6 +158,7 @@ def parser(commands: Mapping[str, Command], files: object = None) -> argparse.Ar
     _add_report(report, files)
     replay = add("replay", "run a trace again with its recorded answers, and say what differs", _REPLAY_EXAMPLES)
     _add_replay(replay, files)
+    add("serve", "answer as OpenAI's chat completions do, long conversations by the RLM", _SERVE_EXAMPLES, _SETTINGS)
     add("config", "show the settings that hold, and where each comes from", _SETTINGS)
     completion = add("completion", "print a script that completes rlm-wasm in a shell", _COMPLETION_EXAMPLES)
     completion.add_argument("shell", choices=SHELLS, help="the shell that the script is for")

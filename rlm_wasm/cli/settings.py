@@ -15,6 +15,7 @@ import msgspec
 
 from rlm_wasm.clients.connections import host_of
 from rlm_wasm.dialects import DIALECTS, HOUSE
+from rlm_wasm.integrations.serve import MAX_REQUEST_MB
 from rlm_wasm.limits import Limits, Price
 
 # Whose file may say it: "any" file that is found; "lower" the same, but a limit is only lowered by a project's; "own"
@@ -172,6 +173,11 @@ ALL = {
         Setting("debug", "show the traceback of a failure", SWITCH, default=False),
         Setting("trace", "write the run to this .jsonl file, or into this folder", metavar="FILE|DIR", trust="own"),
         Setting("seed", "let the sandbox do the same each time: chance from this number, a still clock", WHOLE, "N"),
+        # who opens a door to the network is the user alone
+        Setting("host", "the address to listen on", metavar="ADDRESS", default="127.0.0.1", trust="own"),
+        Setting("port", "the port; 0 takes a free one", WHOLE, "N", default=8808),
+        Setting("threshold_chars", "up to so many characters a conversation is one call", WHOLE, "N", default=8000),
+        Setting("max_request_mb", "refuse larger requests", COUNT, "N", default=MAX_REQUEST_MB, trust="lower"),
         Setting("deno", "path of a Deno binary", metavar="FILE", trust="own"),
     )
 }

@@ -97,7 +97,9 @@ def test_every_option_has_a_variable_and_a_key(
     config: Config, project: Path, user: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = {"usd": "2.5", "seconds": "60", "iterations": "7", "dialect": "dspy", "act": "tool", "errors": "ignore"}
-    texts |= {"price": "a=b=1/2.5", "live": "yes", "json": "on", "debug": "1", "seed": "5"}
+    texts |= {"price": "a=b=1/2.5", "live": "yes", "json": "on", "debug": "1"}
+    numbers = {"seed": "5", "port": "0", "threshold_chars": "9", "max_request_mb": "1"}
+    texts |= numbers
     for key, setting in ALL.items():
         monkeypatch.setenv(setting.variable, texts.get(key, "text"))
     for key, (value, origin) in config().items():
@@ -106,7 +108,7 @@ def test_every_option_has_a_variable_and_a_key(
     for setting in ALL.values():
         monkeypatch.delenv(setting.variable)
     lines = {"usd": "2.5", "seconds": "60", "iterations": "7", "live": "true", "json": "true", "debug": "true"}
-    lines["seed"] = "5"
+    lines |= numbers
     user.write_text("".join(f"{key} = {lines.get(key, repr(texts.get(key, 'text')))}\n" for key in ALL))
     assert {origin for key, (_, origin) in config().items() if key != "json"} == {str(user)}
     assert set(ALL) == {key for keys in KEYS.values() for key in keys}
@@ -151,7 +153,7 @@ def test_a_file_named_by_hand_is_the_only_one_and_is_trusted(
 # --- a folder that somebody else wrote -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["base_url", "base-url", "deno", "cache", "price", "trace"])
+@pytest.mark.parametrize("name", ["base_url", "base-url", "deno", "cache", "host", "price", "trace"])
 @pytest.mark.parametrize("file", ["rlm-wasm.toml", "pyproject.toml"])
 def test_a_projects_file_may_not_choose_where_texts_go_or_what_is_run(
     refused: Refused, project: Path, user: Path, name: str, file: str
