@@ -32,6 +32,12 @@ EXPECTED: dict[str, list[str]] = {
         "calls refused: 6",
         "raised: calls | the whole run is in it: True",
     ],
+    "files_by_mcp": [
+        "tools: ask, cancel, list_files, load",
+        "files: ['2024.txt', '2025.txt']",
+        "progress: ",
+        "answer: {'2024.txt': 12, '2025.txt': 7} stopped by final",
+    ],
     "many_documents": [
         "300 documents, 3 asked about",
         "note-017.txt: angry\nnote-120.txt: calm\nnote-256.txt: angry\n",

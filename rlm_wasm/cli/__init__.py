@@ -26,6 +26,7 @@ from rlm_wasm.cli.config import find
 from rlm_wasm.cli.settings import ALL, SettingError, Source, in_force, switch
 from rlm_wasm.clients import CachedClient, Client, OpenAIClient
 from rlm_wasm.errors import RLMError
+from rlm_wasm.integrations.mcp import Shelf, serve_stdio
 from rlm_wasm.integrations.serve import ChatServer, is_loopback, serve
 from rlm_wasm.limits import DEFAULT_PRICES, Limits, find_price
 from rlm_wasm.rlm import RLM
@@ -68,6 +69,7 @@ def _parser(files: object = None) -> argparse.ArgumentParser:
         "doctor": machine.doctored,
         "setup": machine.set_up,
         "serve": _serve,
+        "mcp": _mcp,
         "config": machine.show_config,
         "completion": lambda options: machine.complete(_parser, options.shell),
         "bench": machine.bench,
@@ -95,14 +97,14 @@ def _settle(options: argparse.Namespace) -> None:
     """Put the values that hold in the place of those that were given. What a project's file chose is said."""
     keys = grammar.KEYS[options.command]
     sources: list[Source] = []
-    if "json" in keys:
+    if grammar.reads_config(keys):
         sources = find(options.config, options.no_config)
     by_flag_alone = ("model", "sub_model") if options.command == "demo" and not options.model else ()
     options.values = in_force(vars(options), keys, sources, by_flag_alone)
     for key, value in options.values.items():
         setattr(options, key, value.value)
     options.sources = sources
-    if options.command in ("ask", "demo", "serve"):
+    if options.command in ("ask", "demo", "serve", "mcp"):
         for source in sources:
             chosen_there = [key for key, value in options.values.items() if value.origin == source.path]
             if chosen_there and not source.own:
@@ -245,6 +247,20 @@ def _answer(rlm: RLM, question: str, context: object, options: argparse.Namespac
     if done.response is None and done.partial is not None:
         say(f"no answer; nearest to one came: {shown(done.partial)}")
     return (130 if done.stopped_by == "cancelled" else 3), done
+
+
+def _mcp(options: argparse.Namespace) -> int:
+    """`mcp`: until stdin ends, or Ctrl-C or SIGTERM. Stdout belongs to the protocol."""
+    shelf = Shelf(options.files, errors=options.errors)
+    rlm = _chosen_rlm(options)
+
+    async def work() -> bool:
+        stop = anyio.Event()
+        async with _set_by_signals(stop), rlm:
+            await serve_stdio(rlm, shelf, stop)
+        return stop.is_set()
+
+    return 130 if anyio.run(work) else 0
 
 
 async def _until_interrupted(rlm: RLM, question: str, context: object, errors: str) -> Completion:

@@ -73,6 +73,14 @@ Programs that speak to OpenAI get an RLM by the base URL that is printed. Limits
 RLM_WASM_TOKEN in the environment clients must send it as their key; without, only this machine may ask.
 """
 
+_MCP_EXAMPLES = """\
+examples:
+  rlm-wasm mcp contracts/ notes.txt --model gpt-5-mini --sub-model gpt-5-nano --usd 0.50
+
+A program that starts MCP servers has this as the server's command. It offers list_files, load, ask and cancel; nothing
+but the files that are named here can be loaded. Limits hold for each question.
+"""
+
 _COMPLETION_EXAMPLES = """\
 examples:
   rlm-wasm completion bash > ~/.local/share/bash-completion/completions/rlm-wasm
@@ -91,6 +99,7 @@ KEYS: Mapping[str, Sequence[str]] = {
     "report": _REPORTED,
     "replay": ("errors", *_REPORTED, "deno"),
     "serve": (*_RUN, "trace", "host", "port", "threshold_chars", "max_request_mb", *_REPORTED, "deno"),
+    "mcp": (*_RUN, "errors", "trace", "debug", "deno"),
     "config": tuple(ALL),
     "completion": ("debug",),
     "bench": (),
@@ -100,6 +109,7 @@ _POSITIONAL = {
     "ask": " QUESTION",
     "report": " TRACE-FILE",
     "replay": " TRACE-FILE",
+    "mcp": " FILE|DIR...",
     "completion": f" {{{','.join(SHELLS)}}}",
 }
 
@@ -159,6 +169,8 @@ def parser(commands: Mapping[str, Command], files: object = None) -> argparse.Ar
     replay = add("replay", "run a trace again with its recorded answers, and say what differs", _REPLAY_EXAMPLES)
     _add_replay(replay, files)
     add("serve", "answer as OpenAI's chat completions do, long conversations by the RLM", _SERVE_EXAMPLES, _SETTINGS)
+    mcp = add("mcp", "answer questions about files as an MCP server on stdio", _MCP_EXAMPLES, _SETTINGS)
+    _completes(mcp.add_argument("files", metavar="FILE|DIR", nargs="+", help="what questions may be about"), files)
     add("config", "show the settings that hold, and where each comes from", _SETTINGS)
     completion = add("completion", "print a script that completes rlm-wasm in a shell", _COMPLETION_EXAMPLES)
     completion.add_argument("shell", choices=SHELLS, help="the shell that the script is for")
@@ -200,10 +212,15 @@ def _add_trace(made: argparse.ArgumentParser, files: object) -> None:
     made.add_argument("--run", metavar="ID", dest="run_id", help="which run of several (default: the last)")
 
 
+def reads_config(keys: Sequence[str]) -> bool:
+    """Whether a command with these settings takes them from config files too."""
+    return "json" in keys or "model" in keys
+
+
 def _add_settings(made: argparse.ArgumentParser, keys: Sequence[str], files: object) -> None:
     for key in keys:
         _completes(_add_setting(made, ALL[key]), files)
-    if "json" in keys:
+    if reads_config(keys):
         _completes(made.add_argument("--config", metavar="FILE", help="read this config file, and no other"), files)
         made.add_argument("--no-config", action="store_true", default=None, help="read no config file")
 
