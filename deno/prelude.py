@@ -55,6 +55,7 @@ class Bridge:
     emit = None
     sleep = None
     finish = None
+    repeatable = None
 
 
 class Cell:
@@ -116,8 +117,10 @@ def connect(bridge, settings):
 def reconnect(bridge):
     """Take the JavaScript functions, again after `disconnect`."""
     Bridge.call, Bridge.emit, Bridge.sleep, Bridge.finish = bridge.call, bridge.emit, bridge.sleep, bridge.finish
+    Bridge.repeatable = bridge.repeatable
     rlm_threads.Waits.spawn, rlm_threads.Waits.wait = bridge.spawn, wait
     rlm_threads.Waits.park, rlm_threads.Waits.wake = bridge.park, bridge.wake
+    rlm_threads.Waits.seconds = bridge.seconds
     Cell.files = None
 
 
@@ -128,8 +131,8 @@ def disconnect():
     except BaseException as exception:
         return rlm_values.well_formed(f"{class_name(exception)}: {exception}")[:1000]
     Cell.files = files
-    Bridge.call = Bridge.emit = Bridge.sleep = Bridge.finish = None
-    rlm_threads.Waits.spawn = rlm_threads.Waits.park = rlm_threads.Waits.wake = None
+    Bridge.call = Bridge.emit = Bridge.sleep = Bridge.finish = Bridge.repeatable = None
+    rlm_threads.Waits.spawn = rlm_threads.Waits.park = rlm_threads.Waits.wake = rlm_threads.Waits.seconds = None
     return ""
 
 
@@ -217,7 +220,8 @@ def sleep(seconds):
 
 
 def run_cell(code, number):
-    """Run one cell; returns a JSON text: output, truncated, kept, error, value, names, restored.
+    """Run one cell; returns a JSON text: output, truncated, kept, error, value, names, restored,
+    repeatable.
 
     Never raises: the one interrupt that a cell may get can land anywhere, in this function too.
     """
@@ -295,6 +299,7 @@ def finished(output, error, value):
         "value": encoded,
         "restored": put_back(),
         "names": [rlm_values.well_formed(name)[:100] for name in user_names(MAX_NAMES)],
+        "repeatable": bool(Bridge.repeatable()),
     }
     return json.dumps(result, ensure_ascii=False)
 

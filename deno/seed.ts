@@ -1,6 +1,7 @@
 /**
- * Chance and time of a sandbox that is to do the same each time: numbers from a seed, and a clock that stands still but
- * for what is counted. Handed to the jail beside `worker.ts`; no defence, and none is needed.
+ * Chance and time: those of a sandbox that is to do the same each time, numbers from a seed and a clock that stands
+ * still but for what is counted; and whether anybody looks at them. Handed to the jail beside `worker.ts`; no defence,
+ * and none is needed.
  *
  * @module
  */
@@ -37,4 +38,22 @@ export function fix(seed: number, clock: number): (milliseconds: number) => void
   Date.now = () => clock + look();
   performance.now = look;
   return (milliseconds) => passed += milliseconds;
+}
+
+/** From now on let `looked` be told each time that somebody takes a random number or reads a clock. */
+export function watch(looked: () => void): void {
+  const draw = crypto.getRandomValues.bind(crypto) as (array: ArrayBufferView | null) => unknown;
+  const today = Date.now, now = performance.now.bind(performance);
+  crypto.getRandomValues = <T extends ArrayBufferView | null>(array: T): T => {
+    looked();
+    return draw(array) as T;
+  };
+  Date.now = () => {
+    looked();
+    return today();
+  };
+  performance.now = () => {
+    looked();
+    return now();
+  };
 }

@@ -21,9 +21,12 @@ import traceback
 
 
 class Waits:
-    """What JavaScript gave: `spawn(job)`, `park(key)` (a promise), `wake(key)`, and `wait(promise)` of the prelude."""
+    """What JavaScript gave: `spawn(job)`, `park(key)` (a promise), `wake(key)`, `seconds()` of a clock that stands for
+    `time.monotonic`, and `wait(promise)` of the prelude.
+    """
 
     spawn = None
+    seconds = None
     park = None
     wake = None
     wait = None
@@ -174,6 +177,7 @@ def install():
     threading._start_joinable_thread = start_joinable_thread
     threading._ThreadHandle = Handle
     threading._shutdown_locks_lock = Lock()
+    threading._time = lambda: Waits.seconds()
     threading._active_limbo_lock = threading._PyRLock()
     queue.SimpleQueue = queue._PySimpleQueue
 

@@ -97,6 +97,8 @@ let stackLost = () => {};
 let prelude: Prelude;
 /** What a sleep does to the clock of a seeded sandbox. */
 let slept = (_milliseconds: number) => {};
+/** Whether the cell that runs has made use of time or chance: run again, it might do something else. */
+let chancy = false;
 let loadings: typeof Loadings;
 let memory: PyodideModule;
 let takeSnapshot: Py["makeMemorySnapshot"];
@@ -175,6 +177,7 @@ const bridge = {
   emit: (stream: string, text: string) => send({ type: "printed", stream, text }),
   sleep: (milliseconds: number) => {
     slept(milliseconds);
+    chancy ||= milliseconds > 0;
     return waitFor(job, (id) => void later(() => settle(id, ""), milliseconds));
   },
   finish: (value: string) => send({ type: "final", value }),
@@ -191,6 +194,7 @@ const bridge = {
     // idle threads of a pool wait for work from one cell to the next
     waitFor(null, (id) => {
       parked.set(key, id);
+      chancy ||= milliseconds > 0;
       if (milliseconds >= 0) setTimeoutInJob(() => settle(id, "late"), milliseconds);
     }),
   wake: (key: number) => {
@@ -198,6 +202,13 @@ const bridge = {
     parked.delete(key);
     if (id !== undefined) settle(id, "");
   },
+  // by which threads reckon how long they may wait; a wait itself is noticed
+  seconds: () => {
+    const before = chancy, milliseconds = performance.now();
+    chancy = before;
+    return milliseconds / 1000;
+  },
+  repeatable: () => !chancy,
 };
 
 /** What the broker sends before the boot, in any order. */
@@ -377,6 +388,7 @@ async function start(): Promise<void> {
   prelude = py.pyimport("rlm_prelude");
   const { seed, clock } = JSON.parse(boot.settings);
   if (seed !== null) slept = seeds.fix(seed, clock);
+  seeds.watch(() => chancy = true);
   prelude.connect(bridge, boot.settings);
   // what a first cell compiles of the interpreter, its own first cell need not
   if (!boot.resumes) await prelude.run_cell.callPromising("0;", 0);
@@ -396,6 +408,7 @@ function dead(error: unknown): void {
 }
 
 async function runCell(code: string, number: number): Promise<unknown> {
+  chancy = false;
   const lost = new Promise<typeof LOST>((resolve) => stackLost = () => resolve(LOST));
   try {
     const result = await Promise.race([prelude.run_cell.callPromising(code, number), lost]);

@@ -44,6 +44,7 @@ class Ran(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: Annotated[float, msgspec.Meta(ge=0)]
     kept: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] | None = None
     restored: Annotated[list[_Name], msgspec.Meta(max_length=_NAMES)] = []
+    repeatable: bool = False
 
     @staticmethod
     def max_bytes(output_chars: int) -> int:

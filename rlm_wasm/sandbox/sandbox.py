@@ -63,7 +63,8 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
     computed. `timed_out`: it was interrupted at its deadline. `lost`: variables that went down with an earlier child
     and are not in this cell's sandbox. `names`: the variables that exist now, at most 256. `kept`: where a cell finds
     the whole of an output that was cut, as an index of `outputs`. `restored`: names that the cell had overwritten and
-    that were put back; what it had given them is in `my_NAME`.
+    that were put back; what it had given them is in `my_NAME`. `repeatable`: it made no use of a clock, a sleep or the
+    system's random numbers, nor was it interrupted, so that it does the same again from the same state and answers.
     """
 
     stdout: str
@@ -80,6 +81,7 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
     names: tuple[str, ...] = ()
     kept: int | None = None
     restored: tuple[str, ...] = ()
+    repeatable: bool = False
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the output, the traceback, and what was given to FINAL."""
@@ -494,6 +496,7 @@ class Sandbox:
             names=self._names,
             kept=ran.kept,
             restored=tuple(ran.restored),
+            repeatable=ran.repeatable and not (ran.timed_out or session.waited_out),
         )
 
 

@@ -19,8 +19,8 @@ the same direction refers to them. A client that never sends a blob loses nothin
     load_begin   {form, length}              -> {}                          a large value, in parts: see below
     load_part    {blob}                      -> {}
     load_end     {name, kind}                -> {}                          kind: "equipment" too, Python to be run
-    execute      {code, timeout}             -> {output, truncated, kept, error, value, names, restored, timed_out,
-                                                seconds}
+    execute      {code, timeout}             -> {output, truncated, kept, error, value, names, restored,
+                                                repeatable, timed_out, seconds}
     get          {name}                      -> {value}
     checkpoint_begin {}                      -> {memory, header, runs, size, cells, blob}
     checkpoint_part  {offset, length}        -> {blob}                      of the `size` bytes of pages
@@ -49,7 +49,8 @@ characters or bytes. Parts may be sent ahead of the replies to those before them
 Values (`value`, `request`, a blob or text of kind "value") are JSON texts as `values.py` defines them. `timeout` and
 `seconds` are seconds of computing, `output` is a list of `[stream, text]` in order, `truncated` the number of
 characters left out. `kept` is where in `outputs` cells find the whole of an output that was cut, `restored` the names
-that the cell had overwritten and that were put back.
+that the cell had overwritten and that were put back. `repeatable` is false where the cell made use of time or chance
+(a clock, a sleep, random numbers of the system's), so that it might do something else another time.
 
 **Errors.** -32000 a host function failed, -32004 a limit of the run is reached (of both the message is shown to the
 cell, and `data: {partial, limit}` may hold values: what was had, and `[limit, used, allowed]`), -32001 the cell did not
