@@ -42,6 +42,7 @@ from rlm_wasm.router import Profile, Routed, Router
 from rlm_wasm.sandbox import Checkpoint, Executed, Isolation, Sandbox, SandboxOptions, SandboxPool
 from rlm_wasm.sessions import Session
 from rlm_wasm.stream import Stream
+from rlm_wasm.survival import Checkpoints
 from rlm_wasm.trace.live import LiveView
 from rlm_wasm.trajectory import Call, CellRun, Completion, Iteration, Trajectory
 from rlm_wasm.windows import Cutting
@@ -56,6 +57,7 @@ __all__ = [
     "Call",
     "CellRun",
     "Checkpoint",
+    "Checkpoints",
     "Citation",
     "Client",
     "ClientError",

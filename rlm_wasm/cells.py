@@ -13,18 +13,20 @@ from rlm_wasm.errors import ProtocolError, SandboxCrashed, SandboxError, Sandbox
 from rlm_wasm.events import CellFinished, CellInterrupted, CellStarted, Emitter, Printed, SandboxReplaced
 from rlm_wasm.guards import Watch
 from rlm_wasm.sandbox import Executed, Sandbox
+from rlm_wasm.survival import Back, Survivor
 from rlm_wasm.trajectory import CellRun
 
 
 class Cells:
-    """The cells of one run in `sandbox`."""
+    """The cells of one run in `sandbox`, which `survivor` holds."""
 
-    def __init__(self, sandbox: Sandbox, emitter: Emitter, dialect: Dialect, watch: Watch) -> None:
-        self._sandbox, self._emitter, self._dialect, self._watch = sandbox, emitter, dialect, watch
+    def __init__(self, sandbox: Sandbox, survivor: Survivor, emitter: Emitter, dialect: Dialect, watch: Watch) -> None:
+        self._survivor, self._emitter, self._dialect, self._watch = survivor, emitter, dialect, watch
         self._printed: list[str] = []
-        self._told_lost: tuple[str, ...] = ()
+        self._came_back: list[str] = []
         self._count = 0
         sandbox.on_print = self._heard
+        survivor.on_back = self._back_between_cells
 
     def _heard(self, stream: str, text: str) -> None:
         self._printed.append(text)
@@ -36,14 +38,15 @@ class Cells:
         self._emitter.emit(CellStarted(code=code, cell=self._count))
         self._printed.clear()
         try:
-            executed = await self._sandbox.execute(code)
+            executed = await self._survivor.execute(code)
             run = CellRun(code=code, executed=executed, output=executed.output, error=executed.error)
-        except (SandboxCrashed, SandboxTimeout) as failure:
+        except (SandboxCrashed, SandboxTimeout, ProtocolError) as failure:
             # routine: ordinary code can do this, and the next cell runs in a fresh sandbox
-            self._told_lost = failure.lost
-            run = self._lost_with_its_sandbox(code, failure, failure.lost)
-        except ProtocolError as failure:
-            run = self._lost_with_its_sandbox(code, failure, None)
+            printed = "".join(self._printed)
+            told = await self._back_after(failure)
+            # past its first line a failure holds what its process said, which is not for the model
+            error = f"{str(failure).splitlines()[0]}\n{told}"
+            run = CellRun(code=code, executed=None, output=printed, error=error)
         except anyio.get_cancelled_exc_class():
             error = "(the run was stopped while this cell ran)"
             ran.append(CellRun(code=code, executed=None, output="".join(self._printed), error=error))
@@ -65,11 +68,31 @@ class Cells:
             self._emitter.emit(CellInterrupted(cell=self._count, seconds=executed.seconds))
         self._emitter.emit(_finished(executed, self._count))
 
-    def _lost_with_its_sandbox(self, code: str, failure: SandboxError, lost: tuple[str, ...] | None) -> CellRun:
-        self._emitter.emit(SandboxReplaced(reason=str(failure), lost=lost or ()))
-        # past its first line a failure holds what its process said, which is not for the model
-        error = f"{str(failure).splitlines()[0]}\n{prompts.lost_variables(lost)}"
-        return CellRun(code=code, executed=None, output="".join(self._printed), error=error)
+    async def _back_after(self, failure: SandboxError) -> str:
+        """Get the REPL back that was lost with a cell; gives what the model is told of it."""
+        try:
+            back = await self._survivor.come_back()
+        except SandboxError:
+            # the next cell tries once more, and if that fails too the run ends
+            return prompts.not_back()
+        self._tell_back(back, str(failure))
+        return prompts.came_back(back.undone, back.lost, died=True)
+
+    def _back_between_cells(self, back: Back) -> None:
+        self._tell_back(back, "it ended while no cell ran")
+        if back.undone:
+            self._came_back.append(prompts.came_back(back.undone, back.lost, died=False))
+
+    def _tell_back(self, back: Back, reason: str) -> None:
+        self._emitter.emit(
+            SandboxReplaced(
+                reason=reason,
+                lost=back.lost,
+                checkpointed=back.checkpointed,
+                repeated=back.repeated,
+                undone=len(back.undone),
+            )
+        )
 
     def shown(self, run: CellRun, *, number: int, of: int) -> str:
         """What the model reads of a cell, the `number`-th `of` so many in its reply."""
@@ -79,12 +102,9 @@ class Cells:
 
     def _notes(self, run: CellRun) -> list[str]:
         """What the model is told beside a cell's output."""
-        notes: list[str] = []
-        if run.executed is not None:
-            lost = [name for name in run.executed.lost if name not in self._told_lost]
-            notes += [prompts.lost_variables(lost)] if lost else []
-            notes += [prompts.restored(run.executed.restored)] if run.executed.restored else []
-            self._told_lost = ()
+        notes, self._came_back = self._came_back, []
+        if run.executed is not None and run.executed.restored:
+            notes = [*notes, prompts.restored(run.executed.restored)]
         repeated = self._watch.ran(run.code, f"{run.output}{run.error}")
         return [*notes, repeated] if repeated else notes
 

@@ -210,10 +210,17 @@ class BudgetSpent(Event, frozen=True, kw_only=True):
 
 
 class SandboxReplaced(Event, frozen=True, kw_only=True):
-    """A sandbox was lost with the variables named, and the run goes on in a fresh one."""
+    """A sandbox was lost, and the run goes on in a fresh one, without the variables `lost`.
+
+    Of the cells before, `checkpointed` are in effect because they are in the checkpoint from which it was begun, and
+    `repeated` because they were run again; of `undone` so many are not.
+    """
 
     reason: str
     lost: tuple[str, ...]
+    checkpointed: int = 0
+    repeated: int = 0
+    undone: int = 0
 
 
 class HistoryShortened(Event, frozen=True, kw_only=True):

@@ -208,12 +208,41 @@ def guarded(reason: str, dialect: Dialect = HOUSE) -> str:
     return f"{dialect.answer_name} was not accepted: {reason}. Do that first; then {_again(dialect)}."
 
 
-def lost_variables(names: Sequence[str] | None) -> str:
-    """Told when a sandbox was replaced; None where it is not known what went with it."""
-    what = f"these variables were lost: {', '.join(names)}" if names else "no variable of yours was lost"
-    if names is None:
-        what = "all variables of yours were lost"
-    return f"The REPL was replaced by a fresh one, which holds `context` again; {what}."
+def came_back(undone: Sequence[str], lost: Sequence[str], *, died: bool) -> str:
+    """Told when a sandbox was replaced: `undone` is the code of cells that are not in effect any more, in order.
+
+    `lost` are the names that are gone with them; `died` says that the last cell went down with the sandbox.
+    """
+    said = "The REPL was lost and replaced by a fresh one, which holds `context` again. "
+    own = "What this cell did is undone. " if died else ""
+    if not undone:
+        return f"{said}{own}All variables of your earlier cells are there as they were."
+    began = "; ".join(f"`{_beginning(code)}`" for code in undone[:_SHOWN_UNDONE])
+    more = f"; and {len(undone) - _SHOWN_UNDONE} more" if len(undone) > _SHOWN_UNDONE else ""
+    gone = f"These variables were lost: {', '.join(lost)}. " if lost else "No variable is gone, "
+    others = "All others are" if lost else "but all are"
+    return (
+        f"{said}{own}Undone is also what {_counted(len(undone))} before it did, because run again it would not come to "
+        f"the same: {began}{more}. {gone}{others} as they were before that."
+    )
+
+
+def not_back() -> str:
+    """Told when a sandbox was lost and none could be started in its place yet."""
+    return "The REPL was lost, and could not be started again yet; what this cell did is undone."
+
+
+# of the cells that are undone, and characters of each
+_SHOWN_UNDONE, _SHOWN_CHARS = 5, 60
+
+
+def _counted(cells: int) -> str:
+    return "the cell" if cells == 1 else f"the {cells} cells"
+
+
+def _beginning(code: str) -> str:
+    line = next((line.strip() for line in code.splitlines() if line.strip()), "")
+    return line if len(line) <= _SHOWN_CHARS else f"{line[:_SHOWN_CHARS]}..."
 
 
 def closing(reason: str, dialect: Dialect = HOUSE) -> str:

@@ -31,6 +31,7 @@ from rlm_wasm.sandbox import SandboxOptions, SandboxPool
 from rlm_wasm.secrets import Secrets, of_environment
 from rlm_wasm.sessions import Asking, Session
 from rlm_wasm.stream import Stream
+from rlm_wasm.survival import Checkpoints
 from rlm_wasm.trace_file import TraceFile
 from rlm_wasm.trajectory import Completion
 from rlm_wasm.windows import Cutting, check_windows
@@ -57,6 +58,8 @@ class RLM:
     model name: a sub-prompt that does not fit is refused before it is paid for, and the root's messages are kept within
     its own; one that is not named is not known. `cutting` says how old outputs are cut for that. `sandbox` chooses the
     sandboxes' options. `max_concurrency` is how many model calls, and how many children of one batch, run at once.
+    `checkpoints` says how often the REPL is saved, for the case that its sandbox is lost; None never, and then it comes
+    back by its cells alone, which are run again with the answers that they had (`survival.py`).
     `listeners` hear every event of every run, each in a thread of its own; `on_step`, `on_iteration`, `on_subcall` and
     `on_print` are functions that hear some, see `events.callbacks`. `trace` is where the events are written as they
     come: a file whose name ends in .jsonl, to which runs are appended, or a folder, in which each run gets a file.
@@ -88,6 +91,7 @@ class RLM:
         pool: SandboxPool | None = None,
         warm: int = 2,
         max_concurrency: int = 16,
+        checkpoints: Checkpoints | None = Checkpoints(),  # noqa: B008
         listeners: Sequence[Listener] = (),
         trace: str | Path | None = None,
         **called: Unpack[Callbacks],
@@ -108,6 +112,7 @@ class RLM:
                 "use act='fences', or a client whose complete() takes tool="
             )
         self.guards = guards or Guards()
+        self.checkpoints = checkpoints
         self.limits = limits or Limits()
         if functions is not None and not isinstance(functions, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"functions must map names to functions, and is a {type(functions).__name__}")
@@ -287,6 +292,7 @@ class RLM:
                 settings=self._settings(asked),
                 held=asking is not None and asking.held,
                 said=asking.said if asking else (),
+                checkpoints=self.checkpoints,
                 streaming=hear is not None or any(map(hears_pieces, self.listeners)),
             )
             return await Run(shared, asked.question, prepared, asked.output, depth=0, parent=None).answer()

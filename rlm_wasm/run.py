@@ -29,11 +29,8 @@ from rlm_wasm.dialects import HOUSE, Dialect
 from rlm_wasm.errors import (
     ClientError,
     LimitExceeded,
-    ProtocolError,
     RLMError,
-    SandboxCrashed,
     SandboxError,
-    SandboxTimeout,
 )
 from rlm_wasm.events import (
     Emitter,
@@ -54,6 +51,7 @@ from rlm_wasm.parsing import Parsed, final_is_literal
 from rlm_wasm.prompts import Message
 from rlm_wasm.sandbox import Sandbox, SandboxPool
 from rlm_wasm.secrets import Secrets
+from rlm_wasm.survival import Checkpoints, Survivor
 from rlm_wasm.trajectory import CellRun, Completion, Iteration, StoppedBy, Trajectory
 from rlm_wasm.windows import Cutting, Window
 
@@ -82,6 +80,7 @@ class Shared(msgspec.Struct, frozen=True):
     held: bool = False
     said: Sequence[tuple[str, str]] = ()
     streaming: bool = False
+    checkpoints: Checkpoints | None = Checkpoints()
     secrets: Secrets | None = None
 
 
@@ -258,11 +257,14 @@ class Run:
     async def _loop(self) -> tuple[object, StoppedBy, LimitExceeded | None]:
         shared = self._shared
         functions = {**self._bridge.functions(), **told(shared.own_functions, self._emitter)}
-        async with shared.pool.lend(functions) as sandbox:
-            cells = Cells(sandbox, self._emitter, self._dialect, self._watch)
-            if not (shared.held and self._depth == 0):
+        survivor = Survivor(functions, shared.checkpoints)
+        async with shared.pool.lend(survivor.answers.functions) as sandbox:
+            cells = Cells(sandbox, survivor, self._emitter, self._dialect, self._watch)
+            held = shared.held and self._depth == 0
+            if not held:
                 await sandbox.load(context=self._context.value, **shared.variables)
                 await sandbox.equip(self._dialect.equipment, self._dialect.library)
+            await survivor.hold(sandbox, seeded=sandbox.options.seed is not None, used=held)
             look = await self._first_look(cells)
             system, described = self._system(sandbox), self._context.description
             self._conversation.open(prompts.first(system, self._question, described, self._dialect, look))
@@ -270,13 +272,13 @@ class Run:
             try:
                 for number in range(1, self._limits.iterations + 1):
                     self._emitter.iteration = number
-                    await self._iterate_within_events(sandbox, cells, number)
+                    await self._iterate_within_events(survivor, cells, number)
                 raise Stopped("iterations", LimitExceeded("iterations", number, self._limits.iterations))
             except Finished as finished:
-                await self._cite(sandbox)
+                await self._cite(survivor)
                 return finished.value, "final", None
             except Stopped as stopped:
-                return await self._closing_answer(sandbox, cells, stopped), stopped.by, stopped.limit
+                return await self._closing_answer(survivor, cells, stopped), stopped.by, stopped.limit
 
     def _system(self, sandbox: Sandbox) -> str:
         schema = self._output.schema
@@ -297,31 +299,31 @@ class Run:
         run = await cells.run(code, [])
         return cells.shown(run, number=1, of=1) if self._dialect.first_look or run.error else ""
 
-    async def _cite(self, sandbox: Sandbox) -> None:
+    async def _cite(self, survivor: Survivor) -> None:
         """Look whether what the answer is said to rest on stands in the context. A failure costs only the citations."""
         if not self._dialect.citations:
             return
         try:
-            cited = await sandbox.get(self._dialect.citations)
+            cited = await survivor.get(self._dialect.citations)
             if isinstance(cited, list) and cited:
                 given = cast("list[object]", cited)
                 self._citations = await anyio.to_thread.run_sync(citations.check, given, self._context.value)
         except (SandboxError, KeyError, TypeError):
             return
 
-    async def _iterate_within_events(self, sandbox: Sandbox, cells: Cells, number: int) -> None:
+    async def _iterate_within_events(self, survivor: Survivor, cells: Cells, number: int) -> None:
         started, before = time.monotonic(), len(self._iterations)
         self._emitter.emit(IterationStarted())
         try:
-            await self._iterate(sandbox, cells, number)
+            await self._iterate(survivor, cells, number)
         finally:
             entered = self._iterations[before:]
             observation = entered[0].observation if entered else None
             self._emitter.emit(IterationFinished(seconds=time.monotonic() - started, observation=observation))
 
-    async def _iterate(self, sandbox: Sandbox, cells: Cells, number: int) -> None:
+    async def _iterate(self, survivor: Survivor, cells: Cells, number: int) -> None:
         """One reply, its code, one observation. Raises Finished or Stopped."""
-        reply = await self._ask_root(sandbox)
+        reply = await self._ask_root(survivor)
         parsed = self._conversation.read(reply)
         ran: list[CellRun] = []
         observation = ""
@@ -353,16 +355,17 @@ class Run:
             )
         )
 
-    async def _ask_root(self, sandbox: Sandbox) -> Reply:
+    async def _ask_root(self, survivor: Survivor) -> Reply:
         try:
-            reply = await self._conversation.ask(self._complete)
+            async with survivor.saving():
+                reply = await self._conversation.ask(self._complete)
         except LimitExceeded as error:
             raise Stopped(cast(StoppedBy, error.limit), error) from error
         if self._conversation.shortened:
             # without it the run goes on: a lost sandbox is told of after the next cell
-            with suppress(ValueError, SandboxCrashed, SandboxTimeout, ProtocolError):
+            with suppress(ValueError, SandboxError):
                 before = self._shared.said if self._depth == 0 else ()
-                await sandbox.load(history=[*before, *self._conversation.history])
+                await survivor.load(history=[*before, *self._conversation.history])
         return reply
 
     async def _complete(self, messages: Sequence[Message]) -> Reply:
@@ -458,11 +461,11 @@ class Run:
             return prompts.wrong_type(str(error), self._dialect)
         raise Finished(accepted)
 
-    async def _closing_answer(self, sandbox: Sandbox, cells: Cells, stopped: Stopped) -> object:
+    async def _closing_answer(self, survivor: Survivor, cells: Cells, stopped: Stopped) -> object:
         """One more call for the best answer from what was seen; None if it cannot be paid, or gives none."""
         self._conversation.close(f"limit reached: {stopped.by}")
         try:
-            reply = await self._ask_root(sandbox)
+            reply = await self._ask_root(survivor)
         except (Stopped, ClientError):
             # the run has ended for a reason of its own, which stays the reason
             return None

@@ -91,10 +91,16 @@ def test_cells_that_were_not_run_are_counted() -> None:
     assert "2 blocks after the error were not run" in prompts.not_run(2)
 
 
-def test_lost_variables_are_named_if_they_are_known() -> None:
-    assert prompts.lost_variables(["a", "b"]).endswith("these variables were lost: a, b.")
-    assert prompts.lost_variables([]).endswith("no variable of yours was lost.")
-    assert prompts.lost_variables(None).endswith("all variables of yours were lost.")
+def test_a_repl_that_came_back_is_told_of_with_what_is_gone() -> None:
+    whole = prompts.came_back([], [], died=True)
+    assert whole.endswith("What this cell did is undone. All variables of your earlier cells are there as they were.")
+    one = prompts.came_back(["\nx = now()\ny = 1"], ["x", "y"], died=False)
+    assert "what the cell before it did" in one
+    assert "the same: `x = now()`. These variables were lost: x, y. All others are as they were" in one
+    assert "What this cell did" not in one
+    many = prompts.came_back([f"{number} * 'a'" for number in range(7)], [], died=True)
+    assert "the 7 cells before" in many
+    assert "`4 * 'a'`; and 2 more. No variable is gone, but all are as they were" in many
 
 
 def test_the_refusals_say_why_and_what_to_do_and_hold_no_code_to_copy() -> None:

@@ -483,23 +483,25 @@ RECURSES = "import sys\nsys.setrecursionlimit(10**9)\ndef f(): return f()\nf()"
 
 
 @pytest.mark.parametrize("deadly", [SWALLOWS_INTERRUPTS, RECURSES], ids=["uninterruptible", "deep recursion"])
-async def test_a_run_survives_its_sandbox_and_names_what_was_lost(deadly: str) -> None:
+async def test_a_run_survives_its_sandbox_with_its_variables(deadly: str) -> None:
     heard: list[Event] = []
     root = script(
         repl("mine = 1\nprint('set')"),
         repl("print('doomed')", deadly),
-        repl("print(len(context), 'mine' in globals())"),
+        repl("print(len(context), mine)"),
         repl("FINAL(len(context))"),
     )
     rlm = RLM(root, sandbox=SandboxOptions(timeout=0.5), listeners=[heard.append])
     done = await ask(rlm, context="abc")
     assert done.response == 3
-    assert "The REPL was replaced by a fresh one, which holds `context` again" in told(root, 2)
-    assert "these variables were lost: mine" in told(root, 2)
+    assert "replaced by a fresh one, which holds `context` again. What this cell did is undone" in told(root, 2)
+    assert "All variables of your earlier cells are there as they were." in told(root, 2)
     assert "doomed" in told(root, 2)
     assert "wasm-function" not in told(root, 2)
-    assert told(root, 3) == "REPL output:\n3 False"
-    assert [event.lost[0] for event in heard if isinstance(event, SandboxReplaced)] == ["mine"]
+    assert told(root, 3) == "REPL output:\n3 1"
+    [replaced] = [event for event in heard if isinstance(event, SandboxReplaced)]
+    # the two that ended well, of three
+    assert (replaced.lost, replaced.checkpointed, replaced.repeated, replaced.undone) == ((), 0, 2, 0)
     assert done.trajectory[1].cells[1].executed is None
 
 
@@ -511,7 +513,7 @@ async def test_a_sandbox_that_breaks_the_protocol_is_replaced_and_the_run_goes_o
     rlm = RLM(root, sandbox=SandboxOptions(deno=deno, use_image=False), limits=Limits(errors=1))
     done = await ask(rlm, context="abc")
     assert (done.stopped_by, done.response) == ("errors", "as far as it went")
-    assert "all variables of yours were lost" in told(root)
+    assert "The REPL was lost and replaced by a fresh one" in told(root)
 
 
 async def test_a_sandbox_that_cannot_be_replaced_ends_the_run_with_what_there_was(
@@ -520,17 +522,18 @@ async def test_a_sandbox_that_cannot_be_replaced_ends_the_run_with_what_there_wa
     deno = fake_deno(SPEAKS_NONSENSE)
 
     def second(_: object) -> str:
-        # the first cell's sandbox is lost by now
+        # the first cell's sandbox is lost by now, and that of this one will be
         deno.unlink()
         return repl("2")
 
-    root = script(repl("1"), second)
+    root = script(repl("1"), second, repl("3"))
     rlm = RLM(root, sandbox=SandboxOptions(deno=deno, use_image=False))
     with pytest.raises(SandboxStartError, match="not a program") as caught:
         await ask(rlm)
     partial = caught.value.partial
     assert isinstance(partial, Completion)
-    assert (partial.usage.calls, len(partial.trajectory)) == (2, 2)
+    assert (partial.usage.calls, len(partial.trajectory)) == (3, 3)
+    assert "could not be started again yet" in told(root)
 
 
 async def test_a_missing_deno_is_told_before_a_model_is_paid() -> None:

@@ -98,6 +98,10 @@ class Executed(msgspec.Struct, frozen=True, kw_only=True):
         return card(f"The cell {how}" + ("" if texts else ", and printed nothing"), facts, texts)
 
 
+class ChildGone(Exception):
+    """The child that was named is gone, or another has taken its place: nothing was done."""
+
+
 class Sandbox:
     """CPython in WebAssembly, in a Deno process that holds no permission.
 
@@ -124,6 +128,7 @@ class Sandbox:
         self._isolation: Isolation | None = None
         self._lost: tuple[str, ...] = ()
         self._restored: Checkpoint | None = None
+        self._children = 0
         self.on_print: Callable[[str, str], None] | None = None
 
     def __repr__(self) -> str:
@@ -209,6 +214,14 @@ class Sandbox:
                 await self._load(await self._started(), name, variable)
                 self._loaded[name] = variable
 
+    async def load_once(self, **variables: object) -> None:
+        """Set variables as `load` does, but not again in a fresh child."""
+        before = dict(self._loaded)
+        try:
+            await self.load(**variables)
+        finally:
+            self._loaded = before
+
     async def equip(self, modules: Sequence[tuple[str, str]], library: Sequence[tuple[str, str]] = ()) -> None:
         """Run Python of the caller's own in the sandbox, before any cell: `(name, source)` of each module, in order.
 
@@ -227,8 +240,8 @@ class Sandbox:
             await self._load(await self._started(), name, equipment)
             self._loaded[name] = equipment
 
-    async def execute(self, code: str, *, timeout: float | None = None) -> Executed:
-        """Run one cell; `timeout` in seconds of computing, the sandbox's own if None.
+    async def execute(self, code: str, *, timeout: float | None = None, child: int | None = None) -> Executed:
+        """Run one cell; `timeout` in seconds of computing, the sandbox's own if None. `child`: see `restart`.
 
         Never raises for a mistake in the code: that is `Executed.error`. Raises SandboxTimeout if the cell did not
         end after it was interrupted, SandboxCrashed or ProtocolError if the child was lost.
@@ -237,7 +250,7 @@ class Sandbox:
         if not 0 < seconds < math.inf:
             raise ValueError(f"timeout must be a finite number of seconds above 0, not {seconds!r}")
         async with self._lock:
-            session = await self._started()
+            session = await self._started(child)
             params = {"code": well_formed(code), "timeout": seconds}
             session.begin_cell(seconds)
             try:
@@ -247,10 +260,10 @@ class Sandbox:
                 session.cell_ended()
             return self._executed(session, ran)
 
-    async def get(self, name: str) -> Any:
+    async def get(self, name: str, *, child: int | None = None) -> Any:
         """The value of a variable. Raises KeyError if there is none, TypeError if it has no JSON-like form."""
         async with self._lock:
-            session = await self._started()
+            session = await self._started(child)
             try:
                 reply = await self._ask(session, "get", {"name": name}, Value)
             except RemoteError as error:
@@ -259,14 +272,14 @@ class Sandbox:
             with self._breaches_end(session):
                 return decode(reply.value)
 
-    async def checkpoint(self) -> Checkpoint:
+    async def checkpoint(self, *, child: int | None = None) -> Checkpoint:
         """Take the sandbox's whole memory, between two cells: a cell that runs is waited for.
 
         Everything survives but what is not the sandbox's own: a thread of a cell that still waits, a pipe that is open.
         Raises ValueError that says what is in the way, SandboxCrashed or ProtocolError if the child is lost.
         """
         async with self._lock:
-            session = await self._started()
+            session = await self._started(child)
             ask, functions = partial(self._ask, session), self._options.functions
             with self._breaches_end(session):
                 try:
@@ -275,6 +288,35 @@ class Sandbox:
                     )
                 except RemoteError as error:
                     raise ValueError(f"no checkpoint can be taken now: {error.message}") from None
+
+    def start_from(self, checkpoint: Checkpoint) -> None:
+        """From now on a fresh child begins with this checkpoint of its own, and with what is loaded after it."""
+        self._restored = checkpoint
+        self._loaded = {}
+
+    async def restart(self) -> int:
+        """Go on in a fresh child, at once; the one that there is ends. Gives the number of the new one.
+
+        A call that is given this number as `child` raises ChildGone, and does nothing, if that child lives no more;
+        without it the call would be done in a fresh one. Raises SandboxStartError.
+        """
+        async with self._lock:
+            if self._session is not None:
+                self._session.kill("a fresh one takes its place")
+                self._bury(self._session)
+            await self._started()
+            self._lost = ()
+            return self._children
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The variables that there are, as far as the host knows: at most 256 beside what was loaded."""
+        return self._names
+
+    @property
+    def child(self) -> int:
+        """The number of the last child that was started, from 1."""
+        return self._children
 
     async def fork(self, count: int = 1) -> list[Sandbox]:
         """So many sandboxes that go on from here, each on its own; each is to be opened by `async with`.
@@ -307,11 +349,14 @@ class Sandbox:
 
     # --- children --------------------------------------------------------------------------------------------------
 
-    async def _started(self) -> Session:
-        """The session with a living child, a fresh one if need be."""
+    async def _started(self, child: int | None = None) -> Session:
+        """The session with a living child, a fresh one if need be. Raises ChildGone if it is not `child`."""
         if self._tasks is None:
             raise RuntimeError("this Sandbox is not open: use 'async with Sandbox() as sandbox'")
-        if self._session is not None and not self._session.ended:
+        lives = self._session is not None and not self._session.ended
+        if child is not None and not (lives and child == self._children):
+            raise ChildGone(f"child {child} is gone")
+        if self._session is not None and lives:
             return self._session
         if self._session is not None:
             # it may have died while nothing was asked of it
@@ -325,6 +370,7 @@ class Sandbox:
             session.kill("it was not loaded")
             raise
         self._session = session
+        self._children += 1
         return session
 
     async def _fresh_session(self, tasks: anyio.abc.TaskGroup) -> Session:

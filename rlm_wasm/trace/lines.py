@@ -60,7 +60,8 @@ def described(event: Event) -> str:
             what = first_line(event.error or event.reply)
             return f"[{event.iteration}] call {event.call} ({event.seconds:.1f} s): {what}"
         case SandboxReplaced():
-            return f"[{event.iteration}] sandbox replaced: {first_line(event.reason)}"
+            undone = f" ({event.undone:,} cells are undone)" if event.undone else ""
+            return f"[{event.iteration}] sandbox replaced{undone}: {first_line(event.reason)}"
         case HistoryShortened():
             return f"[{event.iteration}] messages {event.way}: {event.tokens_before:,} tokens to {event.tokens_after:,}"
         case RunStopped():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,20 +26,24 @@ pytestmark = pytest.mark.anyio
 
 WITHIN = 60
 CONTEXT = "a line of the corpus\n" * 5_000
-# nothing in a cell needs a variable of an earlier one: a run that lost its sandbox can go on
+# each needs what those before it have made
 CELLS = [
-    "pieces = [context[start::3] for start in range(3)]\nprint(len(pieces))",
-    "said = llm_query('piece: ' + context[:40])\nprint(said)",
-    "print(llm_query_batched([f'piece: {number}' for number in range(6)]))",
-    "print(rlm_query('how long is it?', context[:1000]))",
-    "print('computing')\ntotal = sum(number * number for number in range(200_000))\nprint(total)",
-    "FINAL(['done', len(context)])",
+    "trail = [[len(context[start::3]) for start in range(3)]]\nprint(len(trail))",
+    "trail.append(llm_query('piece: ' + context[:40]))\nprint(len(trail))",
+    "trail += [llm_query_batched([f'piece: {number}' for number in range(6)])]\nprint(len(trail))",
+    "trail.append(rlm_query('how long is it?', context[:1000]))\nprint(len(trail))",
+    "trail.append(sum(number * number for number in range(200_000)))\nprint(len(trail))",
+    "FINAL([*trail, len(context)])",
 ]
+TRAIL = [[35_000] * 3, "heard", ["heard"] * 6, 1000, sum(number * number for number in range(200_000))]
 CHILD_CELLS = ["print(llm_query('piece: ' + context[:20]))", "FINAL(len(context))"]
 
 
 class Model:
-    """Root model, child's model and sub model in one; knows where it is by the messages alone."""
+    """Root model, child's model and sub model in one; knows where it is by the messages alone.
+
+    A cell that was lost it writes again, and the cells before it if they are said to be undone.
+    """
 
     model = "faulty"
 
@@ -47,7 +52,12 @@ class Model:
         if messages[-1].content.startswith("piece: "):
             return Reply("heard", 10, 1)
         cells = CHILD_CELLS if any("how long is it?" in message.content for message in messages[:2]) else CELLS
-        step = sum(message.role == "assistant" for message in messages)
+        step = 0
+        for message in messages:
+            if message.role == "user" and "REPL output" in message.content:
+                undone = re.search(r"is also what the (\d+ )?cells? before it", message.content)
+                step += "What this cell did is undone" not in message.content
+                step -= 0 if undone is None else int(undone[1] or 1)
         return Reply(f"```repl\n{cells[min(step, len(cells) - 1)]}\n```", 100, 20)
 
 
@@ -136,7 +146,7 @@ async def test_a_run_whose_sandboxes_are_lost_at_random_points_has_its_answer_al
     assert saboteur.sent > 0
     assert (completion.usage.calls > 0) == bool(completion.trajectory)
     if completion.trajectory:
-        assert (completion.stopped_by, completion.response) == ("final", ["done", len(CONTEXT)])
+        assert (completion.stopped_by, completion.response) == ("final", [*TRAIL, len(CONTEXT)])
         assert completion.usage.calls >= len(completion.trajectory) >= len(CELLS)
         lost = [cell for iteration in completion.trajectory for cell in iteration.cells if cell.executed is None]
         assert len(lost) <= saboteur.sent

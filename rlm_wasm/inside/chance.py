@@ -1,0 +1,14 @@
+"""Random numbers of `random` from a seed of the host's: a sandbox that is begun anew draws the same ones."""
+
+# `rlm_host` is made by the sandbox; on the host there is no such module.
+# pyright: reportMissingImports=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import random
+
+import rlm_host
+
+__all__: list[str] = []
+
+random.seed(rlm_host.namespace().pop("rlm_chance"))
