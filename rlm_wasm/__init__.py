@@ -41,6 +41,7 @@ from rlm_wasm.rlm import RLM
 from rlm_wasm.router import Profile, Routed, Router
 from rlm_wasm.sandbox import Checkpoint, Executed, Isolation, Sandbox, SandboxOptions, SandboxPool
 from rlm_wasm.sessions import Session
+from rlm_wasm.store import RunBusy
 from rlm_wasm.stream import Stream
 from rlm_wasm.survival import Checkpoints
 from rlm_wasm.trace.live import LiveView
@@ -94,6 +95,7 @@ __all__ = [
     "RetryingClient",
     "Routed",
     "Router",
+    "RunBusy",
     "Sandbox",
     "SandboxCrashed",
     "SandboxError",

@@ -14,13 +14,45 @@ from typing import Any
 import anyio
 import msgspec
 
-from rlm_wasm.errors import FunctionError
+from rlm_wasm.errors import FunctionError, LimitExceeded
 from rlm_wasm.sandbox.session import HostFunction
 from rlm_wasm.sandbox.session import call as call_function
 from rlm_wasm.sandbox.values import decode, encode
 
 # seconds that an answer waits for those that came before it the first time; a cell that does the same asks for them all
 _IN_ORDER_WITHIN = 10.0
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """An exception as far as a cell may know it. `partial` is a text as in `values.py`."""
+
+    kind: str
+    text: str
+    partial: str | None = None
+    figures: tuple[str, float, float] | None = None
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        """What is kept of it."""
+        if not isinstance(error, (FunctionError, LimitExceeded)):
+            return cls(type(error).__name__, "")
+        try:
+            partial = None if error.partial is None else encode(error.partial)
+        except (TypeError, ValueError):
+            # it would not go down to the cell either
+            partial = None
+        if isinstance(error, LimitExceeded):
+            return cls("LimitExceeded", str(error), partial, (error.limit, error.used, error.allowed))
+        return cls("FunctionError", str(error), partial)
+
+    def error(self) -> Exception:
+        """The exception, made again."""
+        partial = None if self.partial is None else decode(self.partial)
+        if self.figures is not None:
+            return LimitExceeded(*self.figures, partial=partial)
+        if self.kind == "FunctionError":
+            return FunctionError(self.text, partial=partial)
+        return type(self.kind, (Exception,), {})(self.text)
 
 
 class Answer(msgspec.Struct):
@@ -31,7 +63,7 @@ class Answer(msgspec.Struct):
 
     asked: bytes
     value: str | None = None
-    error: Exception | None = None
+    error: Failure | None = None
     place: int = -1
 
 
@@ -75,7 +107,7 @@ class Answers:
             # at once: what a caller's function gives may be changed by it later
             answer.value = encode(value)
         except Exception as error:
-            answer.error = error
+            answer.error = Failure.of(error)
             raise
         finally:
             if kept is self._kept and (answer.value is not None or answer.error is not None):
@@ -106,7 +138,7 @@ class _Again:
         answer = found.popleft()
         await self._turn(answer.place)
         if answer.error is not None:
-            raise answer.error.with_traceback(None)
+            raise answer.error.error()
         return decode(answer.value or "null")
 
     async def _turn(self, place: int) -> None:

@@ -118,6 +118,10 @@ class Bridge:
             "budget": self.budget,
         }
 
+    def go_on(self, calls: int, usage: Usage) -> None:
+        """Count on from what an earlier part of the run has asked and taken."""
+        self._count, self.usage = calls, usage
+
     @property
     def asked(self) -> int:
         """How many calls of sub models and children have been begun."""

@@ -5,6 +5,8 @@ A sandbox that is lost is the cell's misfortune and not the run's. Knows nothing
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import anyio
 
 from rlm_wasm import prompts
@@ -27,6 +29,22 @@ class Cells:
         self._count = 0
         sandbox.on_print = self._heard
         survivor.on_back = self._back_between_cells
+
+    @property
+    def count(self) -> int:
+        """How many cells have been begun."""
+        return self._count
+
+    def go_on(self, count: int, before: Iterable[CellRun]) -> None:
+        """Count on from what an earlier part of the run has run."""
+        self._count = count
+        for run in before:
+            self._watch.ran(run.code, f"{run.output}{run.error}")
+
+    def tell_back(self, back: Back, reason: str) -> str | None:
+        """Tell of a REPL that came back; gives what the model is to be told, if anything is undone."""
+        self._tell_back(back, reason)
+        return prompts.came_back(back.undone, back.lost, died=False) if back.undone else None
 
     def _heard(self, stream: str, text: str) -> None:
         self._printed.append(text)
@@ -79,9 +97,8 @@ class Cells:
         return prompts.came_back(back.undone, back.lost, died=True)
 
     def _back_between_cells(self, back: Back) -> None:
-        self._tell_back(back, "it ended while no cell ran")
-        if back.undone:
-            self._came_back.append(prompts.came_back(back.undone, back.lost, died=False))
+        told = self.tell_back(back, "it ended while no cell ran")
+        self._came_back += [told] if told else []
 
     def _tell_back(self, back: Back, reason: str) -> None:
         self._emitter.emit(
@@ -127,4 +144,5 @@ def _finished(executed: Executed, cell: int) -> CellFinished:
         names=executed.names,
         kept=executed.kept,
         restored=executed.restored,
+        repeatable=executed.repeatable,
     )

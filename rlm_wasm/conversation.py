@@ -58,6 +58,28 @@ class Conversation:
         """What the model is asked with."""
         return [*self._opening, *(message for exchange in self._exchanges for message in exchange.messages)]
 
+    @property
+    def parts(self) -> tuple[list[Message], list[Exchange]]:
+        """What stays to the end, and the exchanges after it."""
+        return list(self._opening), list(self._exchanges)
+
+    def go_on(
+        self,
+        opening: Sequence[Message],
+        exchanges: Sequence[Exchange],
+        history: Sequence[tuple[str, str]],
+        *,
+        shortened: bool,
+    ) -> None:
+        """Be the conversation that was had before."""
+        self._opening, self._exchanges = list(opening), list(exchanges)
+        self.history, self.shortened = list(history), shortened
+
+    def note(self, text: str) -> None:
+        """Say more in the last message."""
+        last = self._exchanges[-1]
+        self._exchanges[-1] = msgspec.structs.replace(last, messages=tuple(_continued(last.messages, text)))
+
     def open(self, messages: Sequence[Message]) -> None:
         """Begin with the messages that stay to the end."""
         self._opening = list(messages)

@@ -153,6 +153,7 @@ class CellFinished(Event, frozen=True, kw_only=True):
     names: tuple[str, ...] = ()
     kept: int | None = None
     restored: tuple[str, ...] = ()
+    repeatable: bool = False
 
 
 class CallStarted(Event, frozen=True, kw_only=True):

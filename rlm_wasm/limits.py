@@ -182,6 +182,15 @@ class Usage(msgspec.Struct, frozen=True):
         return Usage.of({name: self.by_model.get(name, none) + other.by_model.get(name, none) for name in names})
 
 
+class Spent(msgspec.Struct, frozen=True):
+    """A ledger as it can be written down: see `Budget.spent`. `seconds` is how long it had been open."""
+
+    by_model: dict[str, ModelUsage]
+    replies: dict[str, int]
+    calls_inside: int
+    seconds: float
+
+
 # The output tokens expected of a model's first call: about 200 words, the length of an answer to a sub-question.
 _FIRST_OUTPUT_TOKENS = 256
 _CHARS_PER_TOKEN = 4  # of English, as OpenAI's documentation counts it
@@ -230,6 +239,18 @@ class Budget:
     def usage(self) -> Usage:
         """What the finished calls took, as of now."""
         return Usage.of(self._spent)
+
+    def spent(self) -> Spent:
+        """What was spent so far, calls in flight left out."""
+        return Spent(dict(self._spent), dict(self._replies), self._calls_inside, self._clock() - self._started_at)
+
+    def charge(self, spent: Spent) -> None:
+        """Enter what was spent before in another ledger of the same run."""
+        for model, took in spent.by_model.items():
+            self._spent[model] = self._spent.get(model, ModelUsage()) + took
+        self._replies.update(spent.replies)
+        self._calls_inside += spent.calls_inside
+        self._started_at -= spent.seconds
 
     def check_prices(self, models: Iterable[str]) -> None:
         """Raise ValueError if there is a limit in US dollars and the price of one of the models is not known."""

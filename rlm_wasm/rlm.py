@@ -13,27 +13,30 @@ from typing import Any, Literal, Self, TypeVar, Unpack, cast
 
 import anyio
 import anyio.from_thread
+import anyio.to_thread
 import msgspec
 
-from rlm_wasm import contexts, dialects
+from rlm_wasm import contexts, dialects, trace_file
 from rlm_wasm.bridge import Models
 from rlm_wasm.clients.keys import held_keys
 from rlm_wasm.clients.openai import OpenAIClient
 from rlm_wasm.clients.protocol import Client
 from rlm_wasm.dialects import HOUSE, Dialect
-from rlm_wasm.events import Callbacks, Listener, Record, callbacks, hears_pieces
+from rlm_wasm.events import Callbacks, Event, Listener, Record, callbacks, hears_pieces
 from rlm_wasm.guards import Guards
-from rlm_wasm.limits import DEFAULT_PRICES, Budget, Limits, Price
+from rlm_wasm.limits import DEFAULT_PRICES, Budget, Limits, Price, Spent, Usage
 from rlm_wasm.outputs import Output
 from rlm_wasm.retrievers import Retriever, offered
-from rlm_wasm.run import Run, Shared
+from rlm_wasm.run import Resumed, Run, Shared, new_id
 from rlm_wasm.sandbox import SandboxOptions, SandboxPool
 from rlm_wasm.secrets import Secrets, of_environment
 from rlm_wasm.sessions import Asking, Session
+from rlm_wasm.store import Asked as Kept
+from rlm_wasm.store import RunFolder, is_over, paid, until
 from rlm_wasm.stream import Stream
 from rlm_wasm.survival import Checkpoints
 from rlm_wasm.trace_file import TraceFile
-from rlm_wasm.trajectory import Completion
+from rlm_wasm.trajectory import Completion, rebuild
 from rlm_wasm.windows import Cutting, check_windows
 
 Result = TypeVar("Result")
@@ -63,7 +66,8 @@ class RLM:
     `listeners` hear every event of every run, each in a thread of its own; `on_step`, `on_iteration`, `on_subcall` and
     `on_print` are functions that hear some, see `events.callbacks`. `trace` is where the events are written as they
     come: a file whose name ends in .jsonl, to which runs are appended, or a folder, in which each run gets a file.
-    `Trajectory.load` reads it; secrets are left out of it (`trace_file.py`).
+    `Trajectory.load` reads it; secrets are left out of it (`trace_file.py`). `store` is a folder in which each run has
+    one of its own, from which `resume` goes on after the program was ended; nothing is left out there (`store.py`).
 
     As a context manager (`async with RLM(...) as rlm`) it keeps `warm` sandboxes booted between its runs; otherwise
     each run starts its own. `pool` lends sandboxes from elsewhere: one that was opened with `options=rlm.sandbox` of an
@@ -94,6 +98,7 @@ class RLM:
         checkpoints: Checkpoints | None = Checkpoints(),  # noqa: B008
         listeners: Sequence[Listener] = (),
         trace: str | Path | None = None,
+        store: str | Path | None = None,
         **called: Unpack[Callbacks],
     ) -> None:
         if max_concurrency < 1:
@@ -124,6 +129,7 @@ class RLM:
             raise TypeError(f"RLM() has no argument {unknown[0]!r}")
         self.listeners = (*listeners, callbacks(**called)) if called else tuple(listeners)
         self.trace = None if trace is None else Path(trace)
+        self.store = None if store is None else Path(store)
         self._warm = warm
         self._pool = pool
         if sandbox is not None and sandbox.functions:
@@ -193,16 +199,24 @@ class RLM:
         return Secrets({*held_keys(models.root, models.sub, *models.others.values()), *of_environment()})
 
     @asynccontextmanager
-    async def recorded(self, secrets: Secrets | None = None, hear: Listener | None = None) -> AsyncGenerator[Record]:
+    async def recorded(
+        self, secrets: Secrets | None = None, hear: Listener | None = None, folder: RunFolder | None = None
+    ) -> AsyncGenerator[Record]:
         """The record of one run and its children, heard by the listeners and `hear`, and written to the trace.
+
+        Written to the one in `folder` too, if there is one.
 
         Raises OSError if the trace cannot be opened.
         """
         with ExitStack() as stack:
-            write = None
-            if self.trace is not None:
-                write = stack.enter_context(TraceFile(self.trace, secrets or self.secrets())).write
-            async with Record(self.listeners, write, hear) as record:
+            targets = [target for target in (self.trace, folder and folder.trace) if target is not None]
+            files = [stack.enter_context(TraceFile(target, secrets or self.secrets())) for target in targets]
+
+            def write(event: Event) -> None:
+                for file in files:
+                    file.write(event)
+
+            async with Record(self.listeners, write if files else None, hear) as record:
                 yield record
 
     async def acompletion(
@@ -245,6 +259,36 @@ class RLM:
 
         return Session(answer, self.sandbox, None if saved else contexts.prepare(context, errors=errors), saved)
 
+    async def resume(self, run: str, *, output: Any = None, stop: anyio.Event | None = None) -> Completion:
+        """Go on with a run of `store` after its last finished iteration; of one that is over, give its completion.
+
+        Nothing that was asked up to there is asked or paid again, and what was paid after it is charged. This RLM must
+        be set up as the one that began the run was, and `output` be the same type. Raises FileNotFoundError if there is
+        no such run, RunBusy if it goes on elsewhere, ValueError if it was set up otherwise or its files are damaged,
+        and what `acompletion` raises. A run that a failure ended can go on too.
+        """
+        if self.store is None:
+            raise ValueError("there is no store: give the folder of the runs to RLM(store=...)")
+        with RunFolder(self.store, run) as folder:
+            events = await anyio.to_thread.run_sync(folder.events)
+            if is_over(events, run):
+                return rebuild(events, run)
+            kept = folder.asked()
+            asked = _Asked(kept.question, kept.value, output, "strict")
+            if Kept.of(asked.question, None, self._settings(asked)).settings != kept.settings:
+                raise ValueError(
+                    f"run {run} was set up otherwise than this RLM is: see RunStarted.settings in its trace"
+                )
+            stand = await anyio.to_thread.run_sync(folder.stand)
+            if stand is None:
+                folder.trace.unlink(missing_ok=True)
+                return await self._answer(asked, stop, None, folder=folder, spent=_spent_in(events))
+            state, checkpoint = stand
+            before, after = until(events, run, state.number)
+            trace_file.save(folder.trace, before, self.secrets())
+            resumed = Resumed(state, checkpoint, tuple(rebuild(before, run).trajectory), tuple(before))
+            return await self._answer(asked, stop, None, folder=folder, spent=_spent_in(after), resumed=resumed)
+
     def stream(self, question: str, *, context: object = None, output: Any = None, errors: str = "strict") -> Stream:
         """Answer a question as `acompletion` does, and give the events as they come: see `Stream`.
 
@@ -266,19 +310,33 @@ class RLM:
         *,
         pool: SandboxPool | None = None,
         asking: Asking | None = None,
+        folder: RunFolder | None = None,
+        spent: Spent | None = None,
+        resumed: Resumed | None = None,
     ) -> Completion:
         if not asked.question.strip():
             raise ValueError("the question is empty: say what to answer about the context")
         prepared = asking.context if asking else contexts.prepare(asked.context, errors=asked.errors)
         budget = budget or self.open_budget()
+        for part in (spent, None if resumed is None else resumed.state.spent):
+            if part is not None:
+                budget.charge(part)
         secrets = self.secrets()
         async with AsyncExitStack() as stack:
+            if self.store is not None and folder is None and asking is None:
+                folder = RunFolder(self.store, new_id())
+                kept = Kept.of(asked.question, prepared.value, self._settings(asked))
+                await anyio.to_thread.run_sync(folder.make, kept)
+                stack.enter_context(folder)
+            record = await stack.enter_async_context(self.recorded(secrets, hear, folder))
+            if resumed is not None:
+                record.events += resumed.events
             pool = pool or self._pool or await stack.enter_async_context(SandboxPool(0, options=self.sandbox))
             shared = Shared(
                 models=self.models,
                 limits=self.limits,
                 own_functions=self.own_functions,
-                record=await stack.enter_async_context(self.recorded(secrets, hear)),
+                record=record,
                 max_concurrency=self.max_concurrency,
                 budget=budget,
                 pool=pool,
@@ -295,7 +353,18 @@ class RLM:
                 checkpoints=self.checkpoints,
                 streaming=hear is not None or any(map(hears_pieces, self.listeners)),
             )
-            return await Run(shared, asked.question, prepared, asked.output, depth=0, parent=None).answer()
+            run = Run(
+                shared,
+                asked.question,
+                prepared,
+                asked.output,
+                depth=0,
+                parent=None,
+                folder=folder,
+                resumed=resumed,
+                paid=None if spent is None else Usage.of(spent.by_model),
+            )
+            return await run.answer()
 
     def _settings(self, asked: _Asked) -> dict[str, Any]:
         """What a cell or a model can notice of how the run is set up: with it a trace can be run again."""
@@ -318,6 +387,12 @@ class _Asked(msgspec.Struct, frozen=True):
     context: object
     output: Any
     errors: str
+
+
+def _spent_in(events: Sequence[Event]) -> Spent:
+    by_model, inside = paid(events)
+    # of the means that the ledger reckons with, a few replies more or less are no matter
+    return Spent(by_model, {}, inside, 0.0)
 
 
 def _as_shown(options: SandboxOptions, dialect: Dialect) -> SandboxOptions:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import math
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, cast
 
 import anyio
@@ -34,6 +36,7 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.events import (
     Emitter,
+    Event,
     HistoryShortened,
     IterationFinished,
     IterationStarted,
@@ -45,15 +48,19 @@ from rlm_wasm.events import (
     RunStopped,
 )
 from rlm_wasm.guards import Guards, Watch
-from rlm_wasm.limits import Budget, Limits
+from rlm_wasm.limits import Budget, Limits, Usage
 from rlm_wasm.outputs import Output, Unfit
 from rlm_wasm.parsing import Parsed, final_is_literal
 from rlm_wasm.prompts import Message
-from rlm_wasm.sandbox import Sandbox, SandboxPool
+from rlm_wasm.sandbox import Checkpoint, Sandbox, SandboxPool
+from rlm_wasm.sandbox.values import decode, encode
 from rlm_wasm.secrets import Secrets
+from rlm_wasm.store import RunFolder, State
 from rlm_wasm.survival import Checkpoints, Survivor
 from rlm_wasm.trajectory import CellRun, Completion, Iteration, StoppedBy, Trajectory
 from rlm_wasm.windows import Cutting, Window
+
+_log = logging.getLogger(__name__)
 
 # a cell's calls are given up when it ends, and a child's cell may take the 2.5 s that an interrupted one is given
 _CALLS_END_WITHIN = 5.0
@@ -82,6 +89,20 @@ class Shared(msgspec.Struct, frozen=True):
     streaming: bool = False
     checkpoints: Checkpoints | None = Checkpoints()
     secrets: Secrets | None = None
+
+
+class Resumed(msgspec.Struct, frozen=True):
+    """Where a run goes on: after the `iterations`, as of `state`."""
+
+    state: State
+    checkpoint: Checkpoint | None
+    iterations: tuple[Iteration, ...]
+    events: tuple[Event, ...]
+
+
+def new_id() -> str:
+    """An id for a run."""
+    return uuid.uuid4().hex[:12]
 
 
 class Stopped(Exception):
@@ -115,15 +136,20 @@ class Run:
         parent: str | None,
         call: int | None = None,
         tools: Sequence[str] = (),
+        folder: RunFolder | None = None,
+        resumed: Resumed | None = None,
+        paid: Usage | None = None,
     ) -> None:
         self._shared = shared
+        self._folder, self._resumed = folder, resumed
+        self._state = None if resumed is None else resumed.state
         self._question = question
         self._context = context
         self._output = Output(output)
         self._depth = depth
         self._call = call
         self._tools = tools
-        self._id = uuid.uuid4().hex[:12]
+        self._id = new_id() if folder is None else folder.run
         self._limits = shared.limits
         self._emitter = Emitter(shared.record, run=self._id, parent=parent, depth=depth)
         self._bridge = Bridge(
@@ -135,6 +161,10 @@ class Run:
             run_child=self._run_child if depth < self._limits.depth else None,
             refuses_child=self._refuses_child,
         )
+        if resumed is not None:
+            self._bridge.go_on(resumed.state.calls, Usage.of(resumed.state.usage))
+        if paid is not None:
+            self._bridge.usage += paid
         self._dialect = shared.dialect
         root = shared.models.root.model
         window = Window(root, shared.models.windows.get(root))
@@ -156,7 +186,8 @@ class Run:
         `completed` is set in any case.
         """
         started = time.monotonic()
-        self._emitter.emit(self._begun())
+        if self._resumed is None:
+            self._emitter.emit(self._begun())
         try:
             response, stopped_by, limit = await self._bounded()
         except BaseException as error:
@@ -258,6 +289,9 @@ class Run:
         shared = self._shared
         functions = {**self._bridge.functions(), **told(shared.own_functions, self._emitter)}
         survivor = Survivor(functions, shared.checkpoints)
+        if self._resumed is not None:
+            survivor.begin_as(self._resumed.state.repl)
+        survivor.on_saved = partial(self._keep_repl, survivor)
         async with shared.pool.lend(survivor.answers.functions) as sandbox:
             cells = Cells(sandbox, survivor, self._emitter, self._dialect, self._watch)
             held = shared.held and self._depth == 0
@@ -265,20 +299,78 @@ class Run:
                 await sandbox.load(context=self._context.value, **shared.variables)
                 await sandbox.equip(self._dialect.equipment, self._dialect.library)
             await survivor.hold(sandbox, seeded=sandbox.options.seed is not None, used=held)
-            look = await self._first_look(cells)
-            system, described = self._system(sandbox), self._context.description
-            self._conversation.open(prompts.first(system, self._question, described, self._dialect, look))
-            number = 0
+            before = number = await self._open(sandbox, survivor, cells)
             try:
-                for number in range(1, self._limits.iterations + 1):
+                for number in range(before + 1, self._limits.iterations + 1):
                     self._emitter.iteration = number
                     await self._iterate_within_events(survivor, cells, number)
+                    await self._keep(survivor, cells, number)
                 raise Stopped("iterations", LimitExceeded("iterations", number, self._limits.iterations))
             except Finished as finished:
                 await self._cite(survivor)
                 return finished.value, "final", None
             except Stopped as stopped:
                 return await self._closing_answer(survivor, cells, stopped), stopped.by, stopped.limit
+
+    async def _open(self, sandbox: Sandbox, survivor: Survivor, cells: Cells) -> int:
+        """Begin, or go on; gives how many iterations there have been."""
+        if self._resumed is not None:
+            return await self._go_on(self._resumed, survivor, cells)
+        look = await self._first_look(cells)
+        system, described = self._system(sandbox), self._context.description
+        self._conversation.open(prompts.first(system, self._question, described, self._dialect, look))
+        return 0
+
+    async def _go_on(self, resumed: Resumed, survivor: Survivor, cells: Cells) -> int:
+        state = resumed.state
+        self._iterations = list(resumed.iterations)
+        self._conversation.go_on(state.opening, state.exchanges, state.history, shortened=state.shortened)
+        self._errors_in_a_row, self._refused_literal = state.errors_in_a_row, state.refused_literal
+        self._partial = decode(state.partial)
+        cells.go_on(state.cells, (cell for iteration in resumed.iterations for cell in iteration.cells))
+        self._emitter.iteration = state.number
+        back = await survivor.go_on(state.repl, resumed.checkpoint)
+        told = cells.tell_back(back, "the program that ran it was ended")
+        if told is not None:
+            self._conversation.note(told)
+        return state.number
+
+    async def _keep(self, survivor: Survivor, cells: Cells, number: int) -> None:
+        """Write down where the run stands, if it is kept. What cannot be written costs only that it can be resumed."""
+        if self._folder is None:
+            return
+        opening, exchanges = self._conversation.parts
+        try:
+            self._state = State(
+                number=number,
+                opening=opening,
+                exchanges=exchanges,
+                history=self._conversation.history,
+                shortened=self._conversation.shortened,
+                errors_in_a_row=self._errors_in_a_row,
+                refused_literal=self._refused_literal,
+                partial=encode(self._partial),
+                spent=self._shared.budget.spent(),
+                usage=self._bridge.usage.by_model,
+                calls=self._bridge.asked,
+                cells=cells.count,
+                repl=survivor.saved()[0],
+            )
+        except (ValueError, TypeError):
+            _log.exception("run %s is not kept as of iteration %s", self._id, number)
+            return
+        await self._keep_repl(survivor)
+
+    async def _keep_repl(self, survivor: Survivor) -> None:
+        """The same, when there is a checkpoint and all else is as it was."""
+        if self._folder is None or self._state is None:
+            return
+        repl, checkpoint = survivor.saved()
+        self._state = msgspec.structs.replace(self._state, repl=repl)
+        try:
+            await anyio.to_thread.run_sync(self._folder.keep, self._state, checkpoint)
+        except (OSError, ValueError):
+            _log.exception("run %s is not kept as of iteration %s", self._id, self._state.number)
 
     def _system(self, sandbox: Sandbox) -> str:
         schema = self._output.schema

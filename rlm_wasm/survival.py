@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,9 +18,10 @@ import msgspec
 from rlm_wasm.answers import Answer, Answers
 from rlm_wasm.dialects.dialect import inside
 from rlm_wasm.errors import ProtocolError, SandboxCrashed, SandboxError, SandboxTimeout
-from rlm_wasm.sandbox import Executed, Sandbox
+from rlm_wasm.sandbox import Checkpoint, Executed, Sandbox
 from rlm_wasm.sandbox.sandbox import ChildGone
 from rlm_wasm.sandbox.session import HostFunction
+from rlm_wasm.sandbox.values import decode, encode
 
 # seconds that the first checkpoint of a run is taken to cost
 _FIRST_COST = 0.5
@@ -101,14 +102,26 @@ class Back(msgspec.Struct, frozen=True, kw_only=True):
     lost: tuple[str, ...] = ()
 
 
-class _Step(msgspec.Struct, frozen=True):
-    """What was done in the sandbox: a cell, or variables that the host set."""
+class Step(msgspec.Struct, frozen=True):
+    """What was done in the sandbox: a cell, or variables that the host set (a text as in `values.py`).
+
+    The `value` and `final` of `executed` are such texts too.
+    """
 
     code: str = ""
     executed: Executed | None = None
     answers: list[Answer] = []
-    variables: Mapping[str, object] = {}
+    variables: str = "{}"
     repeatable: bool = True
+
+
+class Saved(msgspec.Struct, frozen=True):
+    """A REPL as it can be written down, beside its checkpoint: what `Survivor.go_on` takes."""
+
+    chance: int | None
+    checkpointed: int
+    names: tuple[str, ...]
+    steps: list[Step]
 
 
 class Survivor:
@@ -116,7 +129,7 @@ class Survivor:
 
     `functions` are what its cells may call; the sandbox is to be opened with `answers.functions` in their place.
     `checkpoints` None takes none: the REPL then comes back by its cells alone. `on_back` is told when it did, in a
-    moment in which no cell ran.
+    moment in which no cell ran, `on_saved` when there is a new checkpoint.
     """
 
     def __init__(
@@ -127,12 +140,15 @@ class Survivor:
     ) -> None:
         self.answers = Answers(functions)
         self.on_back: Callable[[Back], object] = lambda _: None
+        self.on_saved: Callable[[], Awaitable[None]] = _nothing
         self._schedule = None if checkpoints is None else Schedule(checkpoints)
         self._clock = clock
         self._began = clock()
-        self._steps: list[_Step] = []
+        self._steps: list[Step] = []
         self._checkpointed = 0
         self._names: tuple[str, ...] = ()
+        self._chance: int | None = None
+        self._checkpoint: Checkpoint | None = None
 
     async def hold(self, sandbox: Sandbox, *, seeded: bool = False, used: bool = False) -> None:
         """Begin with a sandbox. `seeded`: its chance is the same each time as it is.
@@ -141,14 +157,33 @@ class Survivor:
         """
         if used:
             self._names = sandbox.names
-            self._steps.append(_Step(_EARLIER, _NOTHING, repeatable=False))
+            self._steps.append(Step(_EARLIER, _NOTHING, repeatable=False))
             if self._schedule is not None:
                 self._schedule.ran(0.0, repeatable=False)
         elif not seeded:
-            await sandbox.load(rlm_chance=random.SystemRandom().randrange(1 << 63))
+            if self._chance is None:
+                self._chance = random.SystemRandom().randrange(1 << 63)
+            await sandbox.load(rlm_chance=self._chance)
             await sandbox.equip(inside("chance"))
         self._sandbox = sandbox
         self._child: int | None = sandbox.child
+
+    def saved(self) -> tuple[Saved, Checkpoint | None]:
+        """The REPL as it is now."""
+        return Saved(self._chance, self._checkpointed, self._names, list(self._steps)), self._checkpoint
+
+    def begin_as(self, saved: Saved) -> None:
+        """Before `hold`: the sandbox is to begin with the chance of an earlier one."""
+        self._chance = saved.chance
+
+    async def go_on(self, saved: Saved, checkpoint: Checkpoint | None) -> Back:
+        """After `hold`: be the REPL that was saved. Raises SandboxError, ValueError for another build's checkpoint."""
+        if checkpoint is not None:
+            checkpoint.check_build()
+            self._sandbox.start_from(checkpoint)
+        self._checkpoint, self._checkpointed = checkpoint, saved.checkpointed
+        self._names, self._steps, self._child = saved.names, list(saved.steps), None
+        return await self.come_back()
 
     # --- what a run does -------------------------------------------------------------------------------------------
 
@@ -167,7 +202,7 @@ class Survivor:
                 raise
             # what a cell asked for and did not wait for may come sooner another time
             repeatable = executed.repeatable and all(answer.place >= 0 for answer in answers)
-            self._steps.append(_Step(code, executed, answers, repeatable=repeatable))
+            self._steps.append(Step(code, _plain(executed), answers, repeatable=repeatable))
             self._names = executed.names
             if self._schedule is not None:
                 self._schedule.ran(executed.seconds, repeatable=repeatable)
@@ -178,7 +213,7 @@ class Survivor:
         """Set variables. Raises what `Sandbox.load` raises."""
         await self._here()
         await self._sandbox.load_once(**variables)
-        self._steps.append(_Step(variables=variables))
+        self._steps.append(Step(variables=encode(variables)))
 
     async def get(self, name: str) -> Any:
         """The value of a variable. Raises what `Sandbox.get` raises."""
@@ -220,8 +255,10 @@ class Survivor:
                 checkpoint = await self._sandbox.checkpoint(child=self._child)
                 taken = True
                 self._sandbox.start_from(checkpoint)
+                self._checkpoint = checkpoint
                 self._checkpointed += _cells(self._steps)
                 self._steps = []
+                await self.on_saved()
         except (ValueError, SandboxError, ChildGone):
             # a thread that waits, say, or a child that is gone: the cells are known all the same
             pass
@@ -272,7 +309,7 @@ class Survivor:
         for index, step in enumerate(self._steps[:upto]):
             try:
                 if step.executed is None:
-                    await self._sandbox.load_once(**step.variables)
+                    await self._sandbox.load_once(**decode(step.variables))
                     if self._sandbox.child != child:
                         return index
                     continue
@@ -284,18 +321,18 @@ class Survivor:
                 return index
             if self._schedule is not None:
                 self._schedule.ran(executed.seconds, repeatable=True)
-            if _told(executed) != _told(step.executed) or not self.answers.the_same:
+            if _told(_plain(executed)) != _told(step.executed) or not self.answers.the_same:
                 return index
         return upto
 
-    async def _load_again(self, undone: list[_Step]) -> None:
+    async def _load_again(self, undone: list[Step]) -> None:
         """Set what the host had set after the last cell that is in effect: it is no cell's, and as it was."""
-        variables = {name: value for step in undone for name, value in step.variables.items()}
+        variables = {name: value for step in undone for name, value in decode(step.variables).items()}
         if not variables:
             return
         try:
             await self._sandbox.load_once(**variables)
-            self._steps.append(_Step(variables=variables))
+            self._steps.append(Step(variables=encode(variables)))
         except (SandboxError, ValueError):
             # if the child is gone, the next cell finds that out
             return
@@ -308,20 +345,27 @@ _NOTHING = Executed(
     output="",
     truncated=0,
     error=None,
-    value=None,
-    final=None,
+    value="null",
+    final="null",
     has_final=False,
     seconds=0.0,
     timed_out=False,
 )
 
 
-def _cells(steps: list[_Step]) -> int:
+async def _nothing() -> None:
+    pass
+
+
+def _cells(steps: list[Step]) -> int:
     return sum(step.executed is not None for step in steps)
 
 
 def _told(executed: Executed) -> tuple[object, ...]:
-    """What a cell has told of itself, but for the time that it took. A NaN is itself here."""
-    value, final = repr(executed.value), repr(executed.final)
-    names = executed.names, executed.restored, executed.kept, executed.truncated
-    return executed.output, executed.error, value, executed.has_final, final, executed.repeatable, *names
+    """What a cell has told of itself, but for the time that it took."""
+    names = executed.names, executed.restored, executed.kept, executed.truncated, executed.repeatable
+    return executed.output, executed.error, executed.value, executed.has_final, executed.final, *names
+
+
+def _plain(executed: Executed) -> Executed:
+    return msgspec.structs.replace(executed, value=encode(executed.value), final=encode(executed.final))

@@ -17,7 +17,7 @@ ROOT = Path(rlm_wasm.__file__).parent
 LADDER = (
     *("inside", "errors", "secrets", "cards", "limits", "outputs", "parsing", "magics", "dialects", "contexts"),
     *("citations", "images", "prompts", "events", "clients", "sandbox", "retrievers", "trace_file", "trajectory"),
-    *("guards", "windows", "conversation", "calls", "bridge", "answers", "survival", "cells", "run", "stream"),
+    *("guards", "windows", "conversation", "calls", "bridge", "answers", "survival", "store", "cells", "run", "stream"),
     *("sessions", "rlm", "router", "compat", "trace", "doctor", "demo", "integrations", "cli"),
 )
 # A method for whoever has the thing in hand, which does nothing but hand it to what makes something of it.

@@ -67,7 +67,7 @@ async def test_the_context_is_loaded_once_and_put_back_when_a_cell_overwrites_it
         async with runtime.session(context="x" * 100_000) as session:
             answers = [(await session.ask("How long?")).response for _ in range(3)]
     assert answers == [1, 100_000, 100_000]
-    assert loaded == ["context", "history", "history"]
+    assert loaded == ["context", "rlm_chance", "history", "history"]
 
 
 async def test_children_and_typed_answers_are_as_in_any_run() -> None:

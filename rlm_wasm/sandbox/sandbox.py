@@ -293,6 +293,7 @@ class Sandbox:
         """From now on a fresh child begins with this checkpoint of its own, and with what is loaded after it."""
         self._restored = checkpoint
         self._loaded = {}
+        self._memory_mb = max(self._memory_mb, checkpoint.memory_for(None))
 
     async def restart(self) -> int:
         """Go on in a fresh child, at once; the one that there is ends. Gives the number of the new one.

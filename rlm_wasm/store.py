@@ -1,0 +1,226 @@
+"""Runs on disk: a folder for each, from which one whose host was ended goes on after its last finished iteration.
+
+    STORE/RUN/asked.json     the question, the context, and what the run was set up with
+    STORE/RUN/trace.jsonl    its events (`trace_file.py`)
+    STORE/RUN/state.json     where it stands; written whole or not at all, after each iteration
+    STORE/RUN/ID.checkpoint  the sandbox's memory, to which `state.json` refers
+    STORE/RUN/lock           held by the process that runs it
+
+Folders can be entered by their owner alone. But for the trace nothing is left out of them: what a model was told and
+what its cells hold is there as it is. Knows nothing of how a run goes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import msgspec
+
+from rlm_wasm import trace_file
+from rlm_wasm.events import CallFinished, CallStarted, Event, IterationFinished, RootReplied, RunStarted, RunStopped
+from rlm_wasm.limits import ModelUsage, Spent
+from rlm_wasm.prompts import Message
+from rlm_wasm.sandbox import Checkpoint
+from rlm_wasm.sandbox.values import decode, encode
+from rlm_wasm.survival import Saved
+from rlm_wasm.windows import Exchange
+
+_ID = re.compile(r"[0-9a-f]{12}")
+
+Kept = TypeVar("Kept")
+
+
+class RunBusy(ValueError):
+    """The run goes on in another process, or elsewhere in this one."""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What a run is asked: `context` is a text as in `values.py`, `settings` those of `RunStarted` as such a text."""
+
+    question: str
+    context: str
+    settings: str
+
+    @classmethod
+    def of(cls, question: str, context: object, settings: Mapping[str, Any]) -> Asked:
+        """Raises TypeError for a context that has no form on disk."""
+        return cls(question, encode(context), encode(msgspec.to_builtins(dict(settings))))
+
+    @property
+    def value(self) -> object:
+        """The context."""
+        return decode(self.context)
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a run stands after `number` iterations: what was said, spent and done."""
+
+    number: int
+    opening: list[Message]
+    exchanges: list[Exchange]
+    history: list[tuple[str, str]]
+    shortened: bool
+    errors_in_a_row: int
+    refused_literal: bool
+    partial: str
+    spent: Spent
+    usage: dict[str, ModelUsage]
+    calls: int
+    cells: int
+    repl: Saved
+    checkpoint: str = ""
+
+
+class RunFolder:
+    """The folder of one run, while it goes on: a context manager, in which nobody else can enter it.
+
+    Raises RunBusy if it is entered by another, OSError where it cannot be had.
+    """
+
+    def __init__(self, store: Path, run: str) -> None:
+        if not _ID.fullmatch(run):
+            raise ValueError(f"{run!r} is no id of a run: those have 12 of the characters 0-9 and a-f")
+        self.run = run
+        self.path = store / run
+        self._checkpoint: Checkpoint | None = None
+        self._name = ""
+        self._lock: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<RunFolder {self.path}{' (locked)' if self._lock is not None else ''}>"
+
+    def make(self, asked: Asked) -> None:
+        """Make the folder of a run that begins."""
+        self.path.mkdir(mode=0o700, parents=True)
+        _write(self.path / "asked.json", msgspec.json.encode(asked))
+
+    def __enter__(self) -> Self:
+        if not self.path.is_dir():
+            raise FileNotFoundError(f"there is no run {self.run} in {self.path.parent}")
+        lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            _lock(lock)
+        except OSError:
+            os.close(lock)
+            raise RunBusy(f"run {self.run} goes on elsewhere already: wait for its end, or end that program") from None
+        self._lock = lock
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
+
+    @property
+    def trace(self) -> Path:
+        """The file of its events."""
+        return self.path / "trace.jsonl"
+
+    def asked(self) -> Asked:
+        """What the run was asked. Raises ValueError for a file that is damaged."""
+        return _read(self.path / "asked.json", Asked)
+
+    def keep(self, state: State, checkpoint: Checkpoint | None) -> None:
+        """Write down where the run stands. Raises OSError, ValueError for a text that cannot be written."""
+        if checkpoint is not None and checkpoint is not self._checkpoint:
+            # a name of its own: until the state is written, the one before must be what it says
+            self._name = f"{uuid.uuid4().hex[:12]}.checkpoint"
+            checkpoint.save(self.path / self._name)
+            self._checkpoint = checkpoint
+        _write(self.path / "state.json", msgspec.json.encode(msgspec.structs.replace(state, checkpoint=self._name)))
+        for old in self.path.glob("*.checkpoint"):
+            if old.name != self._name:
+                old.unlink(missing_ok=True)
+
+    def stand(self) -> tuple[State, Checkpoint | None] | None:
+        """Where the run stood; None if it has not finished an iteration. Raises ValueError for damaged files."""
+        if not (self.path / "state.json").exists():
+            return None
+        state = _read(self.path / "state.json", State)
+        self._name = state.checkpoint
+        self._checkpoint = Checkpoint.load(self.path / Path(state.checkpoint).name) if state.checkpoint else None
+        return state, self._checkpoint
+
+    def events(self) -> list[Event]:
+        """All that was written of the run."""
+        return trace_file.read(self.trace) if self.trace.exists() else []
+
+
+def is_over(events: Sequence[Event], run: str) -> bool:
+    """Whether the run has ended for good. One that failed, of a provider that was away perhaps, can go on."""
+    ends = [event for event in events if isinstance(event, RunStopped) and event.run == run]
+    return bool(ends) and ends[-1].failure is None
+
+
+def until(events: Sequence[Event], run: str, number: int) -> tuple[list[Event], list[Event]]:
+    """The events up to the end of the `number`-th iteration, and those after it; with 0, up to the run's beginning."""
+    for place, event in enumerate(events):
+        begun = number == 0 and isinstance(event, RunStarted)
+        done = isinstance(event, IterationFinished) and event.iteration == number
+        if event.run == run and (begun or done):
+            return list(events[: place + 1]), list(events[place + 1 :])
+    raise ValueError(f"the trace of run {run} does not tell of its iteration {number}")
+
+
+def paid(events: Sequence[Event]) -> tuple[dict[str, ModelUsage], int]:
+    """What calls took that were answered in these events, by model, and how many were made for cells."""
+    took: dict[str, ModelUsage] = {}
+    models: dict[tuple[str, int], str] = {}
+    inside = 0
+    for event in events:
+        if isinstance(event, CallStarted) and event.function == "llm_query":
+            models[event.run, event.call] = event.model
+            inside += 1
+        if isinstance(event, CallFinished):
+            name = models.get((event.run, event.call), "")
+        elif isinstance(event, RootReplied):
+            name = event.model
+            inside += event.depth > 0
+        else:
+            continue
+        if name:
+            usage = ModelUsage(1, event.input_tokens, event.output_tokens, event.usd)
+            took[name] = took.get(name, ModelUsage()) + usage
+    return took, inside
+
+
+def _write(path: Path, content: bytes) -> None:
+    file, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(file, "wb") as written:
+            written.write(content)
+            written.flush()
+            os.fsync(written.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _read(path: Path, kind: type[Kept]) -> Kept:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"{path} is damaged, or of another version of rlm_wasm: {error}") from None
+
+
+if sys.platform == "win32":
+
+    def _lock(file: int) -> None:
+        import msvcrt
+
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+else:
+
+    def _lock(file: int) -> None:
+        import fcntl
+
+        # ends with the process, however that ends
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
