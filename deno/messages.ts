@@ -26,6 +26,7 @@ export interface Ran {
   seconds: number;
   kept?: number | null;
   restored?: string[];
+  repeatable?: boolean;
 }
 
 /** The reply to `checkpoint_begin`: `memory`, `header` and `size` in bytes, of which `size` are its pages'. */
@@ -71,6 +72,7 @@ export function readRan(reply: Reply, outputChars: number): Ran {
     seconds: (value) => typeof value === "number" && value >= 0,
     kept: (value) => value === undefined || value === null || isCount(value),
     restored: (value) => value === undefined || isListOf(isText)(value),
+    repeatable: (value) => value === undefined || typeof value === "boolean",
   }) as unknown as Ran;
   const printed = ran.output.reduce((sum, [, text]) => sum + text.length, 0);
   const named = Math.max(ran.names.length, ran.restored?.length ?? 0);

@@ -72,6 +72,8 @@ export interface Executed {
   kept: number | null;
   /** Names that the cell had overwritten and that were put back; what it had given them is in `my_NAME`. */
   restored: string[];
+  /** False if it made use of time or chance, so that it might do something else another time. */
+  repeatable: boolean;
 }
 
 /** Python to be run in a sandbox or imported there: the module's name and its source. */
@@ -367,6 +369,7 @@ export class Sandbox implements AsyncDisposable {
       names: this.#names,
       kept: ran.kept ?? null,
       restored: ran.restored ?? [],
+      repeatable: ran.repeatable ?? false,
     };
   }
 }
