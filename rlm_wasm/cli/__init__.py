@@ -26,6 +26,7 @@ from rlm_wasm.cli.config import find
 from rlm_wasm.cli.settings import ALL, SettingError, Source, in_force, switch
 from rlm_wasm.clients import CachedClient, Client, OpenAIClient
 from rlm_wasm.errors import RLMError
+from rlm_wasm.events import RunStarted
 from rlm_wasm.integrations.mcp import Shelf, serve_stdio
 from rlm_wasm.integrations.serve import ChatServer, is_loopback, serve
 from rlm_wasm.limits import DEFAULT_PRICES, Limits, find_price
@@ -200,6 +201,9 @@ def _replay(options: argparse.Namespace) -> int:
     context = _context(options)
     if isinstance(context, Path):
         context = contexts.prepare(context, errors=options.errors).value
+    if context is None and any(isinstance(event, RunStarted) and event.question == demo.QUESTION for event in events):
+        # it is no file, and on any machine with the same Python it is the same
+        context = demo.corpus()
     sandbox = SandboxOptions(deno=machine.deno_of(options))
     done = anyio.run(partial(replay, events, context=context, sandbox=sandbox))
     same = done.difference is None

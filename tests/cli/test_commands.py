@@ -172,6 +172,14 @@ def test_a_seeded_run_is_the_same_again_and_another_is_told_apart(
     assert "too large to be recorded" in capsys.readouterr().err
 
 
+def test_the_demo_can_be_traced_and_run_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    trace = str(tmp_path / "demo.jsonl")
+    assert cli.main(["demo", "--seed", "1", "--trace", trace]) == 0
+    capsys.readouterr()
+    assert cli.main(["replay", trace]) == 0
+    assert capsys.readouterr().out == "the same as it was recorded, in 4 cells with 3 calls\n"
+
+
 # --- completion, bench ---------------------------------------------------------------------------------------------
 
 
