@@ -162,6 +162,8 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(process.runtime_folder(), copy)
     monkeypatch.setattr(process, "runtime_folder", lambda: copy)
     monkeypatch.setattr(image, "runtime_folder", lambda: copy)
+    # a process that has read the WebAssembly before would not miss the file
+    image.web_assembly.cache_clear()
     return copy
 
 
