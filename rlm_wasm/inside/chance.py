@@ -12,6 +12,5 @@ import rlm_host
 __all__: list[str] = []
 
 # in a REPL that is kept over several runs, and lost, the last seed was taken up by the first of these
-seed = rlm_host.namespace().pop("rlm_chance", None)
-if seed is not None:
-    random.seed(seed)
+if "rlm_chance" in rlm_host.namespace():
+    random.seed(rlm_host.namespace().pop("rlm_chance"))
