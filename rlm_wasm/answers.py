@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -55,6 +55,11 @@ class Failure(msgspec.Struct, frozen=True):
         return type(self.kind, (Exception,), {})(self.text)
 
 
+def question(name: str, given: Sequence[object], named: Mapping[str, object]) -> str:
+    """What a cell asks of a host function, as a text by which it is known again."""
+    return encode([name, [*given], {**named}])
+
+
 class Answer(msgspec.Struct):
     """One answer. `asked` says by a digest what was asked for; `value` is a text as in `values.py`.
 
@@ -96,7 +101,7 @@ class Answers:
         return self._again is None or self._again.complete
 
     async def _call(self, name: str, function: HostFunction, /, *given: Any, **named: Any) -> Any:
-        asked = hashlib.sha256(encode([name, [*given], {**named}]).encode()).digest()
+        asked = hashlib.sha256(question(name, given, named).encode()).digest()
         if self._again is not None:
             return await self._again.answer(asked)
         answer = Answer(asked)

@@ -14,7 +14,7 @@ import msgspec
 
 from rlm_wasm.clients.protocol import Reply
 from rlm_wasm.errors import ClientError, FunctionError
-from rlm_wasm.events import CallFinished, CallStarted, Emitter, FunctionCalled
+from rlm_wasm.events import CallFinished, CallStarted, Emitter, FunctionCalled, RootReplied
 from rlm_wasm.limits import ModelUsage, Usage
 from rlm_wasm.sandbox.session import call as call_function
 from rlm_wasm.trajectory import Call, Completion
@@ -29,6 +29,20 @@ class Answered(msgspec.Struct, frozen=True):
     reply: Reply
     took: ModelUsage
     waited: float
+
+    def of_root(self, model: str, seconds: float) -> RootReplied:
+        """The event of it, if it is a root model's; `model` is the client's."""
+        reply = self.reply
+        return RootReplied(
+            text=reply.text,
+            input_tokens=reply.input_tokens,
+            output_tokens=reply.output_tokens,
+            seconds=seconds,
+            model=reply.model or model,
+            usd=self.took.usd,
+            cached=reply.cached,
+            calls=reply.calls,
+        )
 
 
 class CallRecord:

@@ -19,7 +19,7 @@ import anyio.to_thread
 import msgspec
 
 from rlm_wasm.citations import Citation
-from rlm_wasm.limits import ModelUsage
+from rlm_wasm.limits import ModelUsage, Usage
 from rlm_wasm.prompts import Message, ToolCall
 
 _log = logging.getLogger(__name__)
@@ -256,6 +256,21 @@ class RunStopped(Event, frozen=True, kw_only=True):
     limit: tuple[str, float, float] | None = None
     failure: str | None = None
     citations: tuple[Citation, ...] = ()
+
+    @classmethod
+    def of(cls, stopped_by: str, usage: Usage, seconds: float, **more: Any) -> RunStopped:
+        """The end of a run that took so much; `more` are the other fields."""
+        return cls(
+            stopped_by=stopped_by,
+            calls=usage.calls,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            usd=usage.usd,
+            seconds=seconds,
+            by_model=usage.by_model,
+            estimated=usage.estimated,
+            **more,
+        )
 
 
 Listener = Callable[[Event], object]

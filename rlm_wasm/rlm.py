@@ -321,11 +321,11 @@ class RLM:
         for part in (spent, None if resumed is None else resumed.state.spent):
             if part is not None:
                 budget.charge(part)
-        secrets = self.secrets()
+        secrets, settings = self.secrets(), self._settings(asked)
         async with AsyncExitStack() as stack:
             if self.store is not None and folder is None and asking is None:
                 folder = RunFolder(self.store, new_id())
-                kept = Kept.of(asked.question, prepared.value, self._settings(asked))
+                kept = Kept.of(asked.question, prepared.value, settings)
                 await anyio.to_thread.run_sync(folder.make, kept)
                 stack.enter_context(folder)
             record = await stack.enter_async_context(self.recorded(secrets, hear, folder))
@@ -347,7 +347,7 @@ class RLM:
                 cutting=self.cutting,
                 variables=self.variables,
                 secrets=secrets,
-                settings=self._settings(asked),
+                settings=settings,
                 held=asking is not None and asking.held,
                 said=asking.said if asking else (),
                 checkpoints=self.checkpoints,

@@ -10,7 +10,6 @@ import json
 import math
 import re
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, cast
@@ -23,11 +22,12 @@ from rlm_wasm.bridge import Bridge
 from rlm_wasm.calls import Answered
 from rlm_wasm.clients.protocol import Message, Reply
 from rlm_wasm.errors import ClientError, LimitExceeded, RLMError
-from rlm_wasm.events import Emitter, Record, RootAsked, RootReplied, RunStarted, RunStopped
+from rlm_wasm.events import Emitter, Record, RootAsked, RunStarted, RunStopped
 from rlm_wasm.limits import Budget, Usage
 from rlm_wasm.outputs import Output, Unfit
 from rlm_wasm.parsing import without_thought
 from rlm_wasm.rlm import RLM
+from rlm_wasm.run import new_id
 from rlm_wasm.trajectory import Completion, StoppedBy
 from rlm_wasm.windows import says_too_long
 
@@ -252,7 +252,7 @@ class _Routing:
         schema = None if wanted is None else json.dumps(wanted)
         messages = prompts.plain(asked.question, text, schema)
         root, sub = rlm.models.root, rlm.models.sub
-        emitter = Emitter(record, run=uuid.uuid4().hex[:12], parent=None, depth=0)
+        emitter = Emitter(record, run=new_id(), parent=None, depth=0)
         places = anyio.Semaphore(1)
         # the bridge reserves, settles and counts a call, one that fails too
         bridge = Bridge(rlm.models, self._budget, emitter, max_concurrency=1, model_calls=places, run_child=None)
@@ -266,17 +266,7 @@ class _Routing:
         try:
             answered = await self._in_time(bridge, messages)
             reply, stopped_by, said = answered.reply, "final", answered.reply.text
-            emitter.emit(
-                RootReplied(
-                    text=reply.text,
-                    input_tokens=reply.input_tokens,
-                    output_tokens=reply.output_tokens,
-                    seconds=time.monotonic() - self._started,
-                    model=reply.model or root.model,
-                    usd=answered.took.usd,
-                    cached=reply.cached,
-                )
-            )
+            emitter.emit(answered.of_root(root.model, time.monotonic() - self._started))
             return reply
         except Exception as error:
             stopped_by = error.limit if isinstance(error, LimitExceeded) else "errors"
@@ -284,7 +274,8 @@ class _Routing:
             raise
         finally:
             self._plain_usage = bridge.usage
-            emitter.emit(_stopped(stopped_by, bridge.usage, time.monotonic() - self._started, said))
+            seconds = time.monotonic() - self._started
+            emitter.emit(RunStopped.of(stopped_by, bridge.usage, seconds, response=said))
 
     async def _in_time(self, bridge: Bridge, messages: Sequence[Message]) -> Answered:
         """The reply, within the seconds that are left and until somebody says stop."""
@@ -314,20 +305,6 @@ class _Routing:
 async def _cancel_when(stop: anyio.Event, scope: anyio.CancelScope) -> None:
     await stop.wait()
     scope.cancel()
-
-
-def _stopped(by: str, usage: Usage, seconds: float, said: str | None) -> RunStopped:
-    return RunStopped(
-        stopped_by=by,
-        calls=usage.calls,
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        usd=usage.usd,
-        seconds=seconds,
-        response=said,
-        by_model=usage.by_model,
-        estimated=usage.estimated,
-    )
 
 
 _FENCED = re.compile(r"\s*```\w*\n(.*?)\n?```\s*", re.DOTALL)

@@ -42,7 +42,6 @@ from rlm_wasm.events import (
     IterationStarted,
     Record,
     RootAsked,
-    RootReplied,
     RootStreamed,
     RunStarted,
     RunStopped,
@@ -210,17 +209,12 @@ class Run:
         usage = self._bridge.usage
         seconds = time.monotonic() - started
         self._emitter.emit(
-            RunStopped(
-                stopped_by=stopped_by,
-                calls=usage.calls,
-                input_tokens=usage.input_tokens,
-                output_tokens=usage.output_tokens,
-                usd=usage.usd,
-                seconds=seconds,
+            RunStopped.of(
+                stopped_by,
+                usage,
+                seconds,
                 response=response,
                 partial=self._partial,
-                by_model=usage.by_model,
-                estimated=usage.estimated,
                 limit=None if limit is None else (limit.limit, limit.used, limit.allowed),
                 failure=None if failure is None else f"{type(failure).__name__}: {failure}",
                 citations=self._citations,
@@ -476,20 +470,8 @@ class Run:
             tool=prompts.RUN_PYTHON if self._dialect.act == "tool" else None,
             on_text=self._streamed if self._streams else None,
         )
-        reply = answered.reply
-        self._emitter.emit(
-            RootReplied(
-                text=reply.text,
-                input_tokens=reply.input_tokens,
-                output_tokens=reply.output_tokens,
-                seconds=time.monotonic() - started,
-                model=reply.model or self._shared.models.root.model,
-                usd=answered.took.usd,
-                cached=reply.cached,
-                calls=reply.calls,
-            )
-        )
-        return reply
+        self._emitter.emit(answered.of_root(self._shared.models.root.model, time.monotonic() - started))
+        return answered.reply
 
     def _streamed(self, text: str | None) -> None:
         self._emitter.emit(RootStreamed(text=text))

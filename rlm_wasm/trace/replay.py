@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import difflib
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import msgspec
 
 from rlm_wasm import contexts, dialects
+from rlm_wasm.answers import Failure, question
 from rlm_wasm.clients.recorded import Recorded
 from rlm_wasm.clients.scripted import ScriptedClient
 from rlm_wasm.dialects import Dialect
@@ -158,24 +159,19 @@ def _functions(events: Sequence[Event], names: Sequence[str]) -> dict[str, Calla
     answers: defaultdict[str, deque[FunctionCalled]] = defaultdict(deque)
     for event in events:
         if isinstance(event, FunctionCalled):
-            answers[_asked(event.function, event.arguments, event.named)].append(event)
+            answers[question(event.function, event.arguments, event.named)].append(event)
 
     async def answer(name: str, /, *given: Any, **named: Any) -> Any:
-        found = answers.get(_asked(name, given, named))
+        found = answers.get(question(name, given, named))
         if not found:
             raise FunctionError("it was not asked this in the recorded run")
         event = found.popleft() if len(found) > 1 else found[0]
         if event.error is None:
             return event.value
         kind, _, text = event.error.partition(": ")
-        # of another exception than FunctionError a cell is told the class alone
-        raise FunctionError(text) if kind == "FunctionError" else type(kind, (Exception,), {})(text)
+        raise Failure(kind, text).error()
 
     return {name: partial(answer, name) for name in names}
-
-
-def _asked(name: str, given: Sequence[object], named: Mapping[str, object]) -> str:
-    return encode([name, [*given], {**named}])
 
 
 # --- comparing -----------------------------------------------------------------------------------------------------
@@ -229,7 +225,7 @@ class _Story:
                     asked.append(step(f"what a cell asks by {event.function}", text=event.prompt))
                     numbers.append(event.call)
                 case FunctionCalled():
-                    text = _asked(event.function, event.arguments, event.named)
+                    text = question(event.function, event.arguments, event.named)
                     asked.append(step(f"what a cell asks by {event.function}", text=text))
                 case CellFinished():
                     # many are asked at once, in an order that is nobody's
