@@ -7,10 +7,10 @@ both ways spend from one budget.
 from __future__ import annotations
 
 import json
-import math
 import re
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
@@ -18,6 +18,7 @@ import anyio
 import msgspec
 
 from rlm_wasm import contexts, prompts
+from rlm_wasm.bounds import EndedEarly, within
 from rlm_wasm.bridge import Bridge
 from rlm_wasm.calls import Answered
 from rlm_wasm.clients.protocol import Message, Reply
@@ -279,32 +280,14 @@ class _Routing:
 
     async def _in_time(self, bridge: Bridge, messages: Sequence[Message]) -> Answered:
         """The reply, within the seconds that are left and until somebody says stop."""
-        stop, seconds = self._asked.stop, self._budget.seconds_left()
-        outcome: Any = None
-        clock = anyio.CancelScope(deadline=math.inf if seconds is None else anyio.current_time() + seconds)
-        async with anyio.create_task_group() as tasks:
-            if stop is not None:
-                tasks.start_soon(_cancel_when, stop, tasks.cancel_scope)
-            with clock:
-                try:
-                    outcome = await bridge.complete(messages, self._rlm.models.root, inside=False)
-                except Exception as error:
-                    # out of the group it would come in a group
-                    outcome = error
-            tasks.cancel_scope.cancel()
-        if isinstance(outcome, Exception):
-            raise outcome
-        if outcome is not None:
-            return outcome
-        if not clock.cancelled_caught:
-            raise _Stopped
+        complete = partial(bridge.complete, messages, self._rlm.models.root, inside=False)
+        try:
+            return await within(complete, seconds=self._budget.seconds_left(), stop=self._asked.stop)
+        except EndedEarly as early:
+            if early.by == "cancelled":
+                raise _Stopped from None
         allowed = self._rlm.limits.seconds or 0.0
         raise LimitExceeded("seconds", allowed, allowed)
-
-
-async def _cancel_when(stop: anyio.Event, scope: anyio.CancelScope) -> None:
-    await stop.wait()
-    scope.cancel()
 
 
 _FENCED = re.compile(r"\s*```\w*\n(.*?)\n?```\s*", re.DOTALL)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-import math
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ import anyio.to_thread
 import msgspec
 
 from rlm_wasm import citations, contexts, prompts
+from rlm_wasm.bounds import EndedEarly, within
 from rlm_wasm.bridge import Bridge, ChildAsked, Models, describe_functions, describe_sources
 from rlm_wasm.calls import told
 from rlm_wasm.cells import Cells
@@ -256,28 +256,16 @@ class Run:
 
     async def _bounded(self) -> tuple[object, StoppedBy, LimitExceeded | None]:
         """The loop, within the seconds that are left and until somebody says stop."""
-        outcome: tuple[object, StoppedBy, LimitExceeded | None] | None = None
-        failure: Exception | None = None
-        seconds = self._shared.budget.seconds_left() if self._depth == 0 else None
-        clock = anyio.CancelScope(deadline=math.inf if seconds is None else anyio.current_time() + seconds)
-        async with anyio.create_task_group() as tasks:
-            # a child is under its parent's scope already
-            if self._depth == 0 and self._shared.stop is not None:
-                tasks.start_soon(_cancel_when, self._shared.stop, tasks.cancel_scope)
-            with clock:
-                try:
-                    outcome = await self._loop()
-                except Exception as error:
-                    failure = error
-            tasks.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-        if outcome is not None:
-            return outcome
-        if clock.cancelled_caught:
-            allowed = self._limits.seconds or 0.0
-            return None, "seconds", LimitExceeded("seconds", allowed, allowed)
-        return None, "cancelled", None
+        shared, root = self._shared, self._depth == 0
+        # a child is under its parent's bounds already
+        seconds, stop = (shared.budget.seconds_left(), shared.stop) if root else (None, None)
+        try:
+            return await within(self._loop, seconds=seconds, stop=stop)
+        except EndedEarly as early:
+            if early.by == "cancelled":
+                return None, "cancelled", None
+        allowed = self._limits.seconds or 0.0
+        return None, "seconds", LimitExceeded("seconds", allowed, allowed)
 
     async def _loop(self) -> tuple[object, StoppedBy, LimitExceeded | None]:
         shared = self._shared
@@ -587,8 +575,3 @@ class Run:
             self._bridge.usage += child._bridge.usage
             if child.completed is not None:
                 ended(child.completed)
-
-
-async def _cancel_when(stop: anyio.Event, scope: anyio.CancelScope) -> None:
-    await stop.wait()
-    scope.cancel()

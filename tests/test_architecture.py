@@ -15,10 +15,10 @@ import rlm_wasm
 ROOT = Path(rlm_wasm.__file__).parent
 # Imports go left only. `doctor` and `demo` are commands of `cli`.
 LADDER = (
-    *("inside", "errors", "secrets", "cards", "limits", "outputs", "parsing", "magics", "dialects", "contexts"),
-    *("citations", "images", "prompts", "events", "clients", "sandbox", "retrievers", "trace_file", "trajectory"),
-    *("guards", "windows", "conversation", "calls", "bridge", "answers", "survival", "store", "cells", "run", "stream"),
-    *("sessions", "rlm", "router", "compat", "trace", "doctor", "demo", "integrations", "cli"),
+    *("inside", "errors", "bounds", "secrets", "cards", "limits", "outputs", "parsing", "magics", "dialects"),
+    *("contexts", "citations", "images", "prompts", "events", "clients", "sandbox", "retrievers", "trace_file"),
+    *("trajectory", "guards", "windows", "conversation", "calls", "bridge", "answers", "survival", "store", "cells"),
+    *("run", "stream", "sessions", "rlm", "router", "compat", "trace", "doctor", "demo", "integrations", "cli"),
 )
 # A method for whoever has the thing in hand, which does nothing but hand it to what makes something of it.
 ON_PURPOSE = {("trajectory", "trace"), ("clients", "trajectory")}
