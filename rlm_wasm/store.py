@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from rlm_wasm.prompts import Message
 from rlm_wasm.sandbox import Checkpoint
 from rlm_wasm.sandbox.values import decode, encode
 from rlm_wasm.survival import Saved
+from rlm_wasm.whole_file import written_whole
 from rlm_wasm.windows import Exchange
 
 _ID = re.compile(r"[0-9a-f]{12}")
@@ -192,16 +192,8 @@ def paid(events: Sequence[Event]) -> tuple[dict[str, ModelUsage], int]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    file, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(file, "wb") as written:
-            written.write(content)
-            written.flush()
-            os.fsync(written.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with written_whole(path) as file:
+        file.write(content)
 
 
 def _read(path: Path, kind: type[Kept]) -> Kept:

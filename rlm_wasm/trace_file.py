@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -33,6 +32,7 @@ from rlm_wasm.errors import ProtocolError
 from rlm_wasm.events import CellFinished, Event, Printed, RootStreamed
 from rlm_wasm.sandbox import values
 from rlm_wasm.secrets import Secrets, of_environment
+from rlm_wasm.whole_file import written_whole
 
 FORMAT, VERSION = "rlm_wasm trace", 1
 # fields of events that hold any value
@@ -316,13 +316,6 @@ def save(path: str | Path, kept: Iterable[Event], secrets: Secrets | None = None
     path = Path(path)
     hidden = secrets or Secrets(of_environment())
     path.parent.mkdir(parents=True, exist_ok=True)
-    # a temporary file can be read by its owner alone
-    file, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(file, "w", encoding="utf-8", newline="\n") as written:
-            written.write(_HEADER)
-            written.writelines(f"{encode(event, hidden)}\n" for event in kept)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with written_whole(path, durable=False) as file:
+        file.write(_HEADER.encode())
+        file.writelines(f"{encode(event, hidden)}\n".encode() for event in kept)

@@ -15,7 +15,19 @@ import rlm_wasm
 ROOT = Path(rlm_wasm.__file__).parent
 # Imports go left only. `doctor` and `demo` are commands of `cli`.
 LADDER = (
-    *("inside", "errors", "bounds", "secrets", "cards", "limits", "outputs", "parsing", "magics", "dialects"),
+    *(
+        "inside",
+        "errors",
+        "bounds",
+        "whole_file",
+        "secrets",
+        "cards",
+        "limits",
+        "outputs",
+        "parsing",
+        "magics",
+        "dialects",
+    ),
     *("contexts", "citations", "images", "prompts", "events", "clients", "sandbox", "retrievers", "trace_file"),
     *("trajectory", "guards", "windows", "conversation", "calls", "bridge", "answers", "survival", "store", "cells"),
     *("run", "stream", "sessions", "rlm", "router", "compat", "trace", "doctor", "demo", "integrations", "cli"),

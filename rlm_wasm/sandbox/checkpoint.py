@@ -13,10 +13,8 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO, Protocol, Self, TypeVar
@@ -28,6 +26,7 @@ from rlm_wasm.sandbox import image as images
 from rlm_wasm.sandbox.memory import BOOT_MB, MAX_MEMORY_MB, megabytes
 from rlm_wasm.sandbox.messages import CheckpointBegun, CheckpointPart, Empty
 from rlm_wasm.sandbox.peer import Peer
+from rlm_wasm.whole_file import written_whole
 
 _MAGIC = b"rlm-wasm checkpoint "
 _VERSION = 1
@@ -121,7 +120,6 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write it, compressed, whole or not at all, readable by nobody else. Raises OSError."""
-        target = Path(path)
         digest = hashlib.sha256(self.header)
         digest.update(self.body)
         manifest = msgspec.json.encode(
@@ -138,18 +136,9 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
                 functions=self.functions,
             )
         )
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(b"%b%d\n" % (_MAGIC, _VERSION) + _LENGTH.pack(len(manifest)) + manifest)
-                self._write_content(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, target)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
+        with written_whole(Path(path)) as file:
+            file.write(b"%b%d\n" % (_MAGIC, _VERSION) + _LENGTH.pack(len(manifest)) + manifest)
+            self._write_content(file)
 
     def _write_content(self, file: BinaryIO) -> None:
         compressor = zlib.compressobj(_LEVEL)

@@ -12,7 +12,6 @@ import os
 import platform
 import struct
 import sys
-import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from rlm_wasm.sandbox.process import SOURCES, check_runtime, runtime_folder
+from rlm_wasm.whole_file import written_whole
 
 _MAGIC = b"rlm-wasm image 2\n"
 # magic, version, bytes of code cache, of memory, of Pyodide's header, count of runs of pages
@@ -138,15 +138,9 @@ def save(path: Path, image: bytes) -> bool:
     """Write the image whole or not at all, readable by nobody else. False if the disk would not have it."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=_PART)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(_MAGIC + hashlib.sha256(image).digest())
-                file.write(image)
-            os.replace(name, path)
-        except OSError:
-            discard(Path(name))
-            raise
+        with written_whole(path, durable=False, suffix=_PART) as file:
+            file.write(_MAGIC + hashlib.sha256(image).digest())
+            file.write(image)
     except OSError:
         return False
     # another process may remove the same files at the same time
