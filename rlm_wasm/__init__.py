@@ -39,6 +39,7 @@ from rlm_wasm.limits import Limits, Price, Usage
 from rlm_wasm.retrievers import ElasticsearchRetriever, EmbeddedRetriever, Retriever
 from rlm_wasm.rlm import RLM
 from rlm_wasm.router import Profile, Routed, Router
+from rlm_wasm.runs import Store
 from rlm_wasm.sandbox import Checkpoint, Executed, Isolation, Sandbox, SandboxOptions, SandboxPool
 from rlm_wasm.sessions import Session
 from rlm_wasm.store import RunBusy
@@ -105,6 +106,7 @@ __all__ = [
     "SandboxTimeout",
     "ScriptedClient",
     "Session",
+    "Store",
     "Stream",
     "Trajectory",
     "Usage",

@@ -6,6 +6,7 @@ The answering itself is `run.py`.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
@@ -28,11 +29,12 @@ from rlm_wasm.limits import DEFAULT_PRICES, Budget, Limits, Price, Spent, Usage
 from rlm_wasm.outputs import Output
 from rlm_wasm.retrievers import Retriever, offered
 from rlm_wasm.run import Resumed, Run, Shared, new_id
+from rlm_wasm.runs import Store, pruned
 from rlm_wasm.sandbox import SandboxOptions, SandboxPool
 from rlm_wasm.secrets import Secrets, of_environment
 from rlm_wasm.sessions import Asking, Session
 from rlm_wasm.store import Asked as Kept
-from rlm_wasm.store import RunFolder, is_over, paid, until
+from rlm_wasm.store import RunFolder, ends_for_good, is_over, paid, until
 from rlm_wasm.stream import Stream
 from rlm_wasm.survival import Checkpoints
 from rlm_wasm.trace_file import TraceFile
@@ -40,6 +42,8 @@ from rlm_wasm.trajectory import Completion, rebuild
 from rlm_wasm.windows import Cutting, check_windows
 
 Result = TypeVar("Result")
+
+_log = logging.getLogger(__name__)
 
 
 class RLM:
@@ -67,7 +71,8 @@ class RLM:
     `on_print` are functions that hear some, see `events.callbacks`. `trace` is where the events are written as they
     come: a file whose name ends in .jsonl, to which runs are appended, or a folder, in which each run gets a file.
     `Trajectory.load` reads it; secrets are left out of it (`trace_file.py`). `store` is a folder in which each run has
-    one of its own, from which `resume` goes on after the program was ended; nothing is left out there (`store.py`).
+    one of its own, from which `resume` goes on after the program was ended; nothing is left out there (`store.py`). A
+    `Store` says how long runs are kept, see there; of a folder alone old ones are removed as its defaults say.
 
     As a context manager (`async with RLM(...) as rlm`) it keeps `warm` sandboxes booted between its runs; otherwise
     each run starts its own. `pool` lends sandboxes from elsewhere: one that was opened with `options=rlm.sandbox` of an
@@ -98,7 +103,7 @@ class RLM:
         checkpoints: Checkpoints | None = Checkpoints(),  # noqa: B008
         listeners: Sequence[Listener] = (),
         trace: str | Path | None = None,
-        store: str | Path | None = None,
+        store: str | Path | Store | None = None,
         **called: Unpack[Callbacks],
     ) -> None:
         if max_concurrency < 1:
@@ -129,7 +134,7 @@ class RLM:
             raise TypeError(f"RLM() has no argument {unknown[0]!r}")
         self.listeners = (*listeners, callbacks(**called)) if called else tuple(listeners)
         self.trace = None if trace is None else Path(trace)
-        self.store = None if store is None else Path(store)
+        self.store = None if store is None else Store.of(store)
         self._warm = warm
         self._pool = pool
         if sandbox is not None and sandbox.functions:
@@ -269,7 +274,7 @@ class RLM:
         """
         if self.store is None:
             raise ValueError("there is no store: give the folder of the runs to RLM(store=...)")
-        with RunFolder(self.store, run) as folder:
+        with RunFolder(self.store.path, run) as folder:
             events = await anyio.to_thread.run_sync(folder.events)
             if is_over(events, run):
                 return rebuild(events, run)
@@ -324,10 +329,11 @@ class RLM:
         secrets, settings = self.secrets(), self._settings(asked)
         async with AsyncExitStack() as stack:
             if self.store is not None and folder is None and asking is None:
-                folder = RunFolder(self.store, new_id())
+                folder = RunFolder(self.store.path, new_id())
                 kept = Kept.of(asked.question, prepared.value, settings)
                 await anyio.to_thread.run_sync(folder.make, kept)
                 stack.enter_context(folder)
+                await anyio.to_thread.run_sync(_prune, self.store)
             record = await stack.enter_async_context(self.recorded(secrets, hear, folder))
             if resumed is not None:
                 record.events += resumed.events
@@ -364,7 +370,12 @@ class RLM:
                 resumed=resumed,
                 paid=None if spent is None else Usage.of(spent.by_model),
             )
-            return await run.answer()
+            try:
+                return await run.answer()
+            finally:
+                if folder is not None and run.completed is not None:
+                    with anyio.CancelScope(shield=True):
+                        await anyio.to_thread.run_sync(_close, folder, run.completed, run.failed)
 
     def _settings(self, asked: _Asked) -> dict[str, Any]:
         """What a cell or a model can notice of how the run is set up: with it a trace can be run again."""
@@ -387,6 +398,22 @@ class _Asked(msgspec.Struct, frozen=True):
     context: object
     output: Any
     errors: str
+
+
+def _prune(store: Store) -> None:
+    try:
+        pruned(store)
+    except OSError:
+        # it costs room, and the run that begins does not need it
+        _log.exception("the store %s could not be pruned", store.path)
+
+
+def _close(folder: RunFolder, done: Completion, failed: bool) -> None:
+    over = ends_for_good(done.stopped_by, failed=failed)
+    try:
+        folder.close(done.stopped_by, len(done.trajectory), done.usage, over=over)
+    except (OSError, ValueError):
+        _log.exception("the end of run %s is not listed", done.run)
 
 
 def _spent_in(events: Sequence[Event]) -> Spent:

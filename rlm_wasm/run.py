@@ -178,6 +178,7 @@ class Run:
         # a client of the caller's own need not know how to stream
         self._streams = shared.streaming and "on_text" in inspect.signature(shared.models.root.complete).parameters
         self.completed: Completion | None = None
+        self.failed = False
 
     async def answer(self) -> Completion:
         """Run to the end. The only way out without a `Completion` is a failure of ours or of what we depend on.
@@ -191,6 +192,7 @@ class Run:
             response, stopped_by, limit = await self._bounded()
         except BaseException as error:
             # nothing is lost: what there was goes with the error, or to the parent of a child that is cancelled
+            self.failed = True
             by: StoppedBy = "errors" if isinstance(error, Exception) else "cancelled"
             completed = self._completed(None, by, None, started, failure=error)
             if isinstance(error, RLMError):

@@ -4,7 +4,10 @@
     STORE/RUN/trace.jsonl    its events (`trace_file.py`)
     STORE/RUN/state.json     where it stands; written whole or not at all, after each iteration
     STORE/RUN/ID.checkpoint  the sandbox's memory, to which `state.json` refers
+    STORE/RUN/summary.json   what is listed of it (`runs.py`)
     STORE/RUN/lock           held by the process that runs it
+
+The state and the checkpoint of a run that is over are removed: its trace has all there is to know.
 
 Folders can be entered by their owner alone. But for the trace nothing is left out of them: what a model was told and
 what its cells hold is there as it is. Knows nothing of how a run goes.
@@ -15,6 +18,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +28,7 @@ import msgspec
 
 from rlm_wasm import trace_file
 from rlm_wasm.events import CallFinished, CallStarted, Event, IterationFinished, RootReplied, RunStarted, RunStopped
-from rlm_wasm.limits import ModelUsage, Spent
+from rlm_wasm.limits import ModelUsage, Spent, Usage
 from rlm_wasm.prompts import Message
 from rlm_wasm.sandbox import Checkpoint
 from rlm_wasm.sandbox.values import decode, encode
@@ -32,7 +36,10 @@ from rlm_wasm.survival import Saved
 from rlm_wasm.whole_file import written_whole
 from rlm_wasm.windows import Exchange
 
-_ID = re.compile(r"[0-9a-f]{12}")
+ID = re.compile(r"[0-9a-f]{12}")
+
+# characters of a question that are listed
+_LISTED = 500
 
 Kept = TypeVar("Kept")
 
@@ -78,6 +85,26 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint: str = ""
 
 
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """What is listed of a run: the beginning of its question, how far it is and what it took so far.
+
+    `began` is in seconds since 1970; `usd` is None where a price is not known; `stopped_by` is "" while it is not over.
+    """
+
+    question: str
+    began: float
+    iterations: int = 0
+    calls: int = 0
+    tokens: int = 0
+    usd: float | None = 0.0
+    stopped_by: str = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended for good."""
+        return bool(self.stopped_by)
+
+
 class RunFolder:
     """The folder of one run, while it goes on: a context manager, in which nobody else can enter it.
 
@@ -85,13 +112,14 @@ class RunFolder:
     """
 
     def __init__(self, store: Path, run: str) -> None:
-        if not _ID.fullmatch(run):
+        if not ID.fullmatch(run):
             raise ValueError(f"{run!r} is no id of a run: those have 12 of the characters 0-9 and a-f")
         self.run = run
         self.path = store / run
         self._checkpoint: Checkpoint | None = None
         self._name = ""
         self._lock: int | None = None
+        self._summary: Summary | None = None
 
     def __repr__(self) -> str:
         return f"<RunFolder {self.path}{' (locked)' if self._lock is not None else ''}>"
@@ -100,6 +128,7 @@ class RunFolder:
         """Make the folder of a run that begins."""
         self.path.mkdir(mode=0o700, parents=True)
         _write(self.path / "asked.json", msgspec.json.encode(asked))
+        self._sum_up(Summary(question=asked.question[:_LISTED], began=time.time()))
 
     def __enter__(self) -> Self:
         if not self.path.is_dir():
@@ -119,6 +148,17 @@ class RunFolder:
             os.close(lock)
 
     @property
+    def busy(self) -> bool:
+        """Whether somebody is in it now."""
+        if not (self.path / "lock").exists():
+            return False
+        try:
+            with self:
+                return False
+        except RunBusy:
+            return True
+
+    @property
     def trace(self) -> Path:
         """The file of its events."""
         return self.path / "trace.jsonl"
@@ -135,9 +175,35 @@ class RunFolder:
             checkpoint.save(self.path / self._name)
             self._checkpoint = checkpoint
         _write(self.path / "state.json", msgspec.json.encode(msgspec.structs.replace(state, checkpoint=self._name)))
+        self._clear(self._name)
+        usage = Usage.of(state.usage)
+        summary = msgspec.structs.replace(self.summary(), iterations=state.number, calls=usage.calls)
+        self._sum_up(msgspec.structs.replace(summary, tokens=usage.tokens, usd=usage.usd))
+
+    def close(self, stopped_by: str, iterations: int, usage: Usage, *, over: bool) -> None:
+        """Write down how the run has ended: for good if it is `over`, else it can go on. Raises OSError, ValueError."""
+        summary = msgspec.structs.replace(self.summary(), iterations=iterations, calls=usage.calls)
+        ended = stopped_by if over else ""
+        self._sum_up(msgspec.structs.replace(summary, tokens=usage.tokens, usd=usage.usd, stopped_by=ended))
+        if over:
+            self._clear()
+            (self.path / "state.json").unlink(missing_ok=True)
+
+    def _clear(self, but: str = "") -> None:
+        """Remove the checkpoints, but for one."""
         for old in self.path.glob("*.checkpoint"):
-            if old.name != self._name:
+            if old.name != but:
                 old.unlink(missing_ok=True)
+
+    def summary(self) -> Summary:
+        """What is listed of it. Raises OSError, and ValueError for a file that is damaged."""
+        if self._summary is None or self._lock is None:
+            self._summary = _read(self.path / "summary.json", Summary)
+        return self._summary
+
+    def _sum_up(self, summary: Summary) -> None:
+        self._summary = summary
+        _write(self.path / "summary.json", msgspec.json.encode(summary))
 
     def stand(self) -> tuple[State, Checkpoint | None] | None:
         """Where the run stood; None if it has not finished an iteration. Raises ValueError for damaged files."""
@@ -154,9 +220,14 @@ class RunFolder:
 
 
 def is_over(events: Sequence[Event], run: str) -> bool:
-    """Whether the run has ended for good. One that failed, of a provider that was away perhaps, can go on."""
+    """Whether the run has ended for good. One that somebody stopped can go on, and one that failed of a provider."""
     ends = [event for event in events if isinstance(event, RunStopped) and event.run == run]
-    return bool(ends) and ends[-1].failure is None
+    return bool(ends) and ends_for_good(ends[-1].stopped_by, failed=ends[-1].failure is not None)
+
+
+def ends_for_good(stopped_by: str, *, failed: bool) -> bool:
+    """Whether a run that ended so cannot go on."""
+    return not failed and stopped_by != "cancelled"
 
 
 def until(events: Sequence[Event], run: str, number: int) -> tuple[list[Event], list[Event]]:

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ import anyio
 
 from rlm_wasm import contexts, demo
 from rlm_wasm.cli import arguments as grammar
-from rlm_wasm.cli import machine
+from rlm_wasm.cli import machine, stored
 from rlm_wasm.cli.answers import print_answer, print_json, print_text, shown
 from rlm_wasm.cli.config import find
 from rlm_wasm.cli.settings import ALL, SettingError, Source, in_force, switch
@@ -67,6 +67,8 @@ def _parser(files: object = None) -> argparse.ArgumentParser:
         "demo": _demo,
         "report": machine.make_report,
         "replay": _replay,
+        "runs": stored.list_runs,
+        "resume": _resume,
         "doctor": machine.doctored,
         "setup": machine.set_up,
         "serve": _serve,
@@ -105,15 +107,11 @@ def _settle(options: argparse.Namespace) -> None:
     for key, value in options.values.items():
         setattr(options, key, value.value)
     options.sources = sources
-    if options.command in ("ask", "demo", "serve", "mcp"):
+    if options.command in ("ask", "resume", "demo", "serve", "mcp"):
         for source in sources:
             chosen_there = [key for key, value in options.values.items() if value.origin == source.path]
             if chosen_there and not source.own:
                 say(f"settings from {source.path}: {', '.join(chosen_there)}")
-
-
-def _limits(options: argparse.Namespace) -> Limits:
-    return Limits(usd=options.usd, seconds=options.seconds, iterations=options.iterations)
 
 
 def _client(model: str, options: argparse.Namespace) -> Client:
@@ -125,7 +123,7 @@ def _client(model: str, options: argparse.Namespace) -> Client:
     return OpenAIClient(model, base_url=options.base_url)
 
 
-def _rlm(root: Client, sub: Client | None, options: argparse.Namespace) -> RLM:
+def _rlm(root: Client, sub: Client | None, options: argparse.Namespace, limits: Limits | None = None) -> RLM:
     sandbox = SandboxOptions(deno=machine.deno_of(options), seed=getattr(options, "seed", None))
     if options.cache:
         sub = CachedClient(sub or root, Path(options.cache))
@@ -134,22 +132,23 @@ def _rlm(root: Client, sub: Client | None, options: argparse.Namespace) -> RLM:
         sub_model=sub,
         dialect=options.dialect,
         act=options.act,
-        limits=_limits(options),
+        limits=limits or Limits(usd=options.usd, seconds=options.seconds, iterations=options.iterations),
         prices=options.price,
         trace=options.trace,
+        store=getattr(options, "store", None),
         sandbox=sandbox,
         listeners=[LiveView() if getattr(options, "live", False) else write_progress],
     )
 
 
-def _chosen_rlm(options: argparse.Namespace) -> RLM:
+def _chosen_rlm(options: argparse.Namespace, limits: Limits | None = None) -> RLM:
     if not options.model:
         options.parser.error(
             f'which model? give --model, set {ALL["model"].variable}, or write model = "..." in a config file'
         )
     root = _client(options.model, options)
     sub = _client(options.sub_model, options) if options.sub_model else None
-    return _rlm(root, sub, options)
+    return _rlm(root, sub, options, limits)
 
 
 def _ask(options: argparse.Namespace) -> int:
@@ -233,13 +232,33 @@ def _demo(options: argparse.Namespace) -> int:
     return 1 if wrong and not options.model else 0
 
 
+def _resume(options: argparse.Namespace) -> int:
+    """`resume`: as `ask`, with what the run began with."""
+    begun = stored.recorded(stored.store_of(options), options.run_id)
+    options.model = options.model or begun.model
+    options.sub_model = options.sub_model or begun.sub_model
+    options.dialect, options.act, options.seed = begun.dialect, begun.act, begun.seed
+    options.usd = begun.limits.usd
+    rlm = _chosen_rlm(options, begun.limits)
+    return _tell(options, lambda stop: rlm.resume(options.run_id, stop=stop))[0]
+
+
 def _answer(rlm: RLM, question: str, context: object, options: argparse.Namespace) -> tuple[int, Completion | None]:
     errors = getattr(options, "errors", "strict")
+    return _tell(options, lambda stop: rlm.acompletion(question, context=context, errors=errors, stop=stop))
+
+
+def _tell(
+    options: argparse.Namespace, work: Callable[[anyio.Event], Awaitable[Completion]]
+) -> tuple[int, Completion | None]:
+    """Do the work until it ends or Ctrl-C comes, print its answer, say the rest; gives the exit code."""
     try:
-        done = anyio.run(_until_interrupted, rlm, question, context, errors)
+        done = anyio.run(_until_interrupted, work)
     except RLMError as error:
-        if options.json and isinstance(error.partial, Completion):
-            print_json(error.partial)
+        if isinstance(error.partial, Completion):
+            if options.json:
+                print_json(error.partial)
+            _say_how_to_go_on(options, error.partial.run)
         raise
     if options.json:
         print_json(done)
@@ -250,6 +269,8 @@ def _answer(rlm: RLM, question: str, context: object, options: argparse.Namespac
     say(f"stopped by: {done.stopped_by}")
     if done.response is None and done.partial is not None:
         say(f"no answer; nearest to one came: {shown(done.partial)}")
+    if done.stopped_by == "cancelled":
+        _say_how_to_go_on(options, done.run)
     return (130 if done.stopped_by == "cancelled" else 3), done
 
 
@@ -267,11 +288,16 @@ def _mcp(options: argparse.Namespace) -> int:
     return 130 if anyio.run(work) else 0
 
 
-async def _until_interrupted(rlm: RLM, question: str, context: object, errors: str) -> Completion:
+def _say_how_to_go_on(options: argparse.Namespace, run: str) -> None:
+    if getattr(options, "store", None):
+        say(f"to go on: rlm-wasm resume {run} --store {options.store}")
+
+
+async def _until_interrupted(work: Callable[[anyio.Event], Awaitable[Completion]]) -> Completion:
     """The completion; Ctrl-C ends it cleanly, and it then says what there is."""
     stop = anyio.Event()
     async with _set_by_signals(stop):
-        return await rlm.acompletion(question, context=context, errors=errors, stop=stop)
+        return await work(stop)
 
 
 @asynccontextmanager

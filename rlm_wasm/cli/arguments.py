@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 
 from rlm_wasm import __version__
-from rlm_wasm.cli.settings import ALL, SWITCH, Setting
+from rlm_wasm.cli.settings import ALL, NUMBER, SWITCH, Setting
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -64,6 +64,24 @@ Nobody is asked and nothing is paid. The exit code is 0 if the run went as it wa
 run without --seed that may be for a random number, or for the time of day.
 """
 
+_RUNS_EXAMPLES = """\
+examples:
+  rlm-wasm ask "Who signed the contract?" --context contract.txt --model gpt-5-mini --store runs/
+  rlm-wasm runs --store runs/
+  rlm-wasm runs --store runs/ --prune --days 7 --mb 500
+
+A run that was stopped or killed, or that failed, is "unfinished", and can be resumed. Where a new run begins, those of
+more than 30 days are removed without being asked, and the oldest of those that have more than 2,000 MB together.
+"""
+
+_RESUME_EXAMPLES = """\
+examples:
+  rlm-wasm resume 3f9c01d2ab47 --store runs/
+
+It goes on after the last iteration that it finished, with the question, the context, the limits and the models that it
+began with; --model and --sub-model name others. Nothing is asked or paid again. A run that is over gives its answer.
+"""
+
 _SERVE_EXAMPLES = """\
 examples:
   rlm-wasm serve --model gpt-5-mini --sub-model gpt-5-nano --usd 0.50
@@ -92,12 +110,14 @@ _RUN = ("model", "sub_model", "dialect", "act", "base_url", "usd", "price", "sec
 _REPORTED = ("json", "debug")
 # the settings that each command has, in the order of its help
 KEYS: Mapping[str, Sequence[str]] = {
-    "ask": (*_RUN, "errors", "live", "trace", "seed", *_REPORTED, "deno"),
+    "ask": (*_RUN, "errors", "live", "trace", "store", "seed", *_REPORTED, "deno"),
     "demo": (*_RUN, "live", "trace", "seed", *_REPORTED, "deno"),
     "doctor": (*_REPORTED, "deno"),
     "setup": (*_REPORTED, "deno"),
     "report": _REPORTED,
     "replay": ("errors", *_REPORTED, "deno"),
+    "runs": ("store", *_REPORTED),
+    "resume": ("store", "model", "sub_model", "base_url", "price", "cache", "live", "trace", *_REPORTED, "deno"),
     "serve": (*_RUN, "trace", "host", "port", "threshold_chars", "max_request_mb", *_REPORTED, "deno"),
     "mcp": (*_RUN, "errors", "trace", "debug", "deno"),
     "config": tuple(ALL),
@@ -109,6 +129,7 @@ _POSITIONAL = {
     "ask": " QUESTION",
     "report": " TRACE-FILE",
     "replay": " TRACE-FILE",
+    "resume": " RUN",
     "mcp": " FILE|DIR...",
     "completion": f" {{{','.join(SHELLS)}}}",
 }
@@ -168,6 +189,9 @@ def parser(commands: Mapping[str, Command], files: object = None) -> argparse.Ar
     _add_report(report, files)
     replay = add("replay", "run a trace again with its recorded answers, and say what differs", _REPLAY_EXAMPLES)
     _add_replay(replay, files)
+    _add_runs(add("runs", "list the runs that --store has kept, and remove old ones", _RUNS_EXAMPLES))
+    resume = add("resume", "go on with a run that was stopped, or whose program was ended", _RESUME_EXAMPLES, _SETTINGS)
+    resume.add_argument("run_id", metavar="RUN", help="its id, as rlm-wasm runs lists it")
     add("serve", "answer as OpenAI's chat completions do, long conversations by the RLM", _SERVE_EXAMPLES, _SETTINGS)
     mcp = add("mcp", "answer questions about files as an MCP server on stdio", _MCP_EXAMPLES, _SETTINGS)
     _completes(mcp.add_argument("files", metavar="FILE|DIR", nargs="+", help="what questions may be about"), files)
@@ -199,6 +223,13 @@ def _add_replay(made: argparse.ArgumentParser, files: object) -> None:
         "--context", metavar="FILE|DIR|-", help="the context, where it was too large to be recorded"
     )
     _completes(context, files)
+
+
+def _add_runs(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--remove", metavar="RUN", action="append", help="remove this run")
+    made.add_argument("--prune", action="store_true", help="remove runs that are too old, or too much together")
+    made.add_argument("--days", metavar="N", type=NUMBER.parse, help="with --prune: those of more than so many days")
+    made.add_argument("--mb", metavar="N", type=NUMBER.parse, help="with --prune: the oldest of more than so many MB")
 
 
 def _add_report(made: argparse.ArgumentParser, files: object) -> None:

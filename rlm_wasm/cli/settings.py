@@ -172,6 +172,9 @@ ALL = {
         Setting("json", "print JSON for machines", SWITCH, default=False),
         Setting("debug", "show the traceback of a failure", SWITCH, default=False),
         Setting("trace", "write the run to this .jsonl file, or into this folder", metavar="FILE|DIR", trust="own"),
+        Setting(
+            "store", "keep the run in this folder, so that it can be resumed after any stop", metavar="DIR", trust="own"
+        ),
         Setting("seed", "let the sandbox do the same each time: chance from this number, a still clock", WHOLE, "N"),
         # who opens a door to the network is the user alone
         Setting("host", "the address to listen on", metavar="ADDRESS", default="127.0.0.1", trust="own"),

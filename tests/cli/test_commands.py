@@ -20,7 +20,10 @@ from tests.terminal import Pty
 from tests.test_cli import ChatServer, repl, start
 
 README = Path(__file__).parents[2] / "README.md"
-COMMANDS = ("ask", "demo", "report", "replay", "doctor", "setup", "serve", "mcp", "config", "completion", "bench")
+COMMANDS = (
+    *("ask", "demo", "report", "replay", "runs", "resume", "doctor", "setup", "serve", "mcp", "config", "completion"),
+    "bench",
+)
 
 
 def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
