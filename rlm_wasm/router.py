@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal, cast
 
@@ -18,17 +17,14 @@ import anyio
 import msgspec
 
 from rlm_wasm import contexts, prompts
-from rlm_wasm.bounds import EndedEarly, within
-from rlm_wasm.bridge import Bridge
-from rlm_wasm.calls import Answered
-from rlm_wasm.clients.protocol import Message, Reply
+from rlm_wasm.bounds import EndedEarly
+from rlm_wasm.clients.protocol import Reply
 from rlm_wasm.errors import ClientError, LimitExceeded, RLMError
-from rlm_wasm.events import Emitter, Record, RootAsked, RunStarted, RunStopped
 from rlm_wasm.limits import Budget, Usage
 from rlm_wasm.outputs import Output, Unfit
 from rlm_wasm.parsing import without_thought
+from rlm_wasm.plain import PlainCall
 from rlm_wasm.rlm import RLM
-from rlm_wasm.run import new_id
 from rlm_wasm.trajectory import Completion, StoppedBy
 from rlm_wasm.windows import says_too_long
 
@@ -174,10 +170,6 @@ class _Asked(msgspec.Struct, frozen=True):
     stop: anyio.Event | None = None
 
 
-class _Stopped(Exception):
-    """Somebody said stop while a plain call was under way."""
-
-
 class _NotPlain(Exception):
     """A plain call came to no answer, and the RLM is to run; the text says why."""
 
@@ -230,7 +222,7 @@ class _Routing:
         way: dict[str, Any] = {"route": "plain", "reason": reason}
         try:
             reply = await self._ask_plainly(text)
-        except _Stopped:
+        except EndedEarly:
             return self._routed(None, response=None, stopped_by="cancelled", **way)
         except LimitExceeded as limit:
             by = cast(StoppedBy, limit.limit)
@@ -243,51 +235,17 @@ class _Routing:
         return self._routed(None, response=_read(reply.text, self._asked.output), stopped_by="final", **way)
 
     async def _ask_plainly(self, text: str) -> Reply:
-        async with self._rlm.recorded() as record:
-            return await self._ask_once(text, record)
-
-    async def _ask_once(self, text: str, record: Record) -> Reply:
-        """Ask the root model once, within the budget. Raises LimitExceeded, ClientError."""
+        """Ask the root model once, within the budget. Raises LimitExceeded, ClientError, EndedEarly."""
         rlm, asked = self._rlm, self._asked
         wanted = Output(asked.output).schema
-        schema = None if wanted is None else json.dumps(wanted)
-        messages = prompts.plain(asked.question, text, schema)
-        root, sub = rlm.models.root, rlm.models.sub
-        emitter = Emitter(record, run=new_id(), parent=None, depth=0)
-        places = anyio.Semaphore(1)
-        # the bridge reserves, settles and counts a call, one that fails too
-        bridge = Bridge(rlm.models, self._budget, emitter, max_concurrency=1, model_calls=places, run_child=None)
-        emitter.emit(
-            RunStarted(
-                question=asked.question, context=asked.context.description, model=root.model, sub_model=sub.model
-            )
-        )
-        stopped_by, said = "cancelled", None
-        emitter.emit(RootAsked(same=0, messages=tuple(messages)))
-        try:
-            answered = await self._in_time(bridge, messages)
-            reply, stopped_by, said = answered.reply, "final", answered.reply.text
-            emitter.emit(answered.of_root(root.model, time.monotonic() - self._started))
-            return reply
-        except Exception as error:
-            stopped_by = error.limit if isinstance(error, LimitExceeded) else "errors"
-            stopped_by = "cancelled" if isinstance(error, _Stopped) else stopped_by
-            raise
-        finally:
-            self._plain_usage = bridge.usage
-            seconds = time.monotonic() - self._started
-            emitter.emit(RunStopped.of(stopped_by, bridge.usage, seconds, response=said))
-
-    async def _in_time(self, bridge: Bridge, messages: Sequence[Message]) -> Answered:
-        """The reply, within the seconds that are left and until somebody says stop."""
-        complete = partial(bridge.complete, messages, self._rlm.models.root, inside=False)
-        try:
-            return await within(complete, seconds=self._budget.seconds_left(), stop=self._asked.stop)
-        except EndedEarly as early:
-            if early.by == "cancelled":
-                raise _Stopped from None
-        allowed = self._rlm.limits.seconds or 0.0
-        raise LimitExceeded("seconds", allowed, allowed)
+        messages = prompts.plain(asked.question, text, None if wanted is None else json.dumps(wanted))
+        described = asked.context.description
+        async with rlm.recorded() as record:
+            call = PlainCall(rlm.models, self._budget, record)
+            try:
+                return await call.ask(messages, question=asked.question, context=described, stop=asked.stop)
+            finally:
+                self._plain_usage = call.usage
 
 
 _FENCED = re.compile(r"\s*```\w*\n(.*?)\n?```\s*", re.DOTALL)

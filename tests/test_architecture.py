@@ -30,7 +30,7 @@ LADDER = (
     ),
     *("contexts", "citations", "images", "prompts", "events", "clients", "sandbox", "retrievers", "trace_file"),
     *("trajectory", "guards", "windows", "conversation", "calls", "bridge", "answers", "survival", "store", "runs"),
-    *("cells", "run", "stream", "sessions", "rlm", "router", "compat", "trace", "doctor", "demo"),
+    *("cells", "run", "plain", "stream", "sessions", "rlm", "router", "compat", "trace", "doctor", "demo"),
     *("integrations", "cli"),
 )
 # A method for whoever has the thing in hand, which does nothing but hand it to what makes something of it.
