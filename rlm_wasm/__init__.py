@@ -40,6 +40,7 @@ from rlm_wasm.retrievers import ElasticsearchRetriever, EmbeddedRetriever, Retri
 from rlm_wasm.rlm import RLM
 from rlm_wasm.router import Profile, Routed, Router
 from rlm_wasm.runs import Store
+from rlm_wasm.sampling import Samples
 from rlm_wasm.sandbox import Checkpoint, Executed, Isolation, Sandbox, SandboxOptions, SandboxPool
 from rlm_wasm.sessions import Session
 from rlm_wasm.store import RunBusy
@@ -97,6 +98,7 @@ __all__ = [
     "Routed",
     "Router",
     "RunBusy",
+    "Samples",
     "Sandbox",
     "SandboxCrashed",
     "SandboxError",

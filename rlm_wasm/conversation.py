@@ -76,9 +76,12 @@ class Conversation:
         self.history, self.shortened = list(history), shortened
 
     def note(self, text: str) -> None:
-        """Say more in the last message."""
-        last = self._exchanges[-1]
-        self._exchanges[-1] = msgspec.structs.replace(last, messages=tuple(_continued(last.messages, text)))
+        """Say more in the last message: many chat templates refuse two of a role in a row."""
+        if self._exchanges:
+            last = self._exchanges[-1]
+            self._exchanges[-1] = msgspec.structs.replace(last, messages=tuple(_continued(last.messages, text)))
+        else:
+            self._opening = _continued(self._opening, text)
 
     def open(self, messages: Sequence[Message]) -> None:
         """Begin with the messages that stay to the end."""
@@ -112,13 +115,8 @@ class Conversation:
         return shown
 
     def close(self, reason: str) -> None:
-        """Ask for the best answer, in one message with the last: many chat templates refuse two of a role in a row."""
-        closing = prompts.closing(reason, self._dialect)
-        if self._exchanges:
-            last = self._exchanges[-1]
-            self._exchanges[-1] = msgspec.structs.replace(last, messages=tuple(_continued(last.messages, closing)))
-        else:
-            self._opening = _continued(self._opening, closing)
+        """Ask for the best answer."""
+        self.note(prompts.closing(reason, self._dialect))
 
     async def ask(self, complete: Complete) -> Reply:
         """The model's next reply. What was said is shortened as far as its window asks for it.

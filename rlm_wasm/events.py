@@ -45,13 +45,20 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True, tag_field="even
     wall: float = 0.0
 
 
+class Branched(msgspec.Struct, frozen=True):
+    """Where a run began that goes on from another: the other's id, and the iteration after which."""
+
+    run: str
+    iteration: int
+
+
 class RunStarted(Event, frozen=True, kw_only=True):
     """A completion begins. `context` is the line that describes it to the model.
 
     `call` is the number of the parent's call that a child answers. `context_chars` and `context_sha256` tell one
     context from another: the length of a text (of its JSON otherwise), and a digest; `context_value` is the context
     itself where it is small (`has_context`). `settings` are those that a cell can notice: the sandbox's options, the
-    dialect's name, limits.
+    dialect's name, limits. `branch` is set of a run that goes on from another; its iterations count on from there.
     """
 
     question: str
@@ -64,6 +71,7 @@ class RunStarted(Event, frozen=True, kw_only=True):
     has_context: bool = False
     context_value: Any = None
     settings: Mapping[str, Any] = {}
+    branch: Branched | None = None
 
 
 class IterationStarted(Event, frozen=True, kw_only=True):

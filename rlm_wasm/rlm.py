@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import inspect
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, Unpack, cast
 
@@ -17,19 +19,21 @@ import anyio.from_thread
 import anyio.to_thread
 import msgspec
 
-from rlm_wasm import contexts, dialects, trace_file
+from rlm_wasm import contexts, dialects, prompts, trace_file
 from rlm_wasm.bridge import Models
 from rlm_wasm.clients.keys import held_keys
 from rlm_wasm.clients.openai import OpenAIClient
-from rlm_wasm.clients.protocol import Client
+from rlm_wasm.clients.protocol import Client, Message, Reply
 from rlm_wasm.dialects import HOUSE, Dialect
 from rlm_wasm.events import Callbacks, Event, Listener, Record, callbacks, hears_pieces
 from rlm_wasm.guards import Guards
 from rlm_wasm.limits import DEFAULT_PRICES, Budget, Limits, Price, Spent, Usage
 from rlm_wasm.outputs import Output
+from rlm_wasm.plain import PlainCall
 from rlm_wasm.retrievers import Retriever, offered
-from rlm_wasm.run import Resumed, Run, Shared, new_id
+from rlm_wasm.run import Resumed, Run, Shared, Sharing, new_id
 from rlm_wasm.runs import Store, pruned
+from rlm_wasm.sampling import Choose, Samples, choose, gathered, together
 from rlm_wasm.sandbox import SandboxOptions, SandboxPool
 from rlm_wasm.secrets import Secrets, of_environment
 from rlm_wasm.sessions import Asking, Session
@@ -38,7 +42,7 @@ from rlm_wasm.store import RunFolder, ends_for_good, is_over, paid, until
 from rlm_wasm.stream import Stream
 from rlm_wasm.survival import Checkpoints
 from rlm_wasm.trace_file import TraceFile
-from rlm_wasm.trajectory import Completion, rebuild
+from rlm_wasm.trajectory import Completion, Iteration, rebuild
 from rlm_wasm.windows import Cutting, check_windows
 
 Result = TypeVar("Result")
@@ -170,12 +174,18 @@ class RLM:
         return await pool.__aexit__(*exception)
 
     def completion(
-        self, question: str, *, context: object = None, output: Any = None, errors: str = "strict"
+        self,
+        question: str,
+        *,
+        context: object = None,
+        output: Any = None,
+        errors: str = "strict",
+        samples: int | Samples = 1,
     ) -> Completion:
         """Like `acompletion`, from plain synchronous code; inside a running event loop (Jupyter) too."""
 
         async def run() -> Completion:
-            return await self.acompletion(question, context=context, output=output, errors=errors)
+            return await self.acompletion(question, context=context, output=output, errors=errors, samples=samples)
 
         return self.run_blocking(run)
 
@@ -231,6 +241,7 @@ class RLM:
         context: object = None,
         output: Any = None,
         errors: str = "strict",
+        samples: int | Samples = 1,
         stop: anyio.Event | None = None,
         budget: Budget | None = None,
     ) -> Completion:
@@ -238,15 +249,28 @@ class RLM:
 
         `context`: str, bytes, JSON-like values, a `Path` to a file or folder, or a list of those. `output`: a type that
         msgspec or pydantic can validate, or a JSON Schema, which FINAL's value must fit; None takes any. `errors`: what
-        to do with bytes that are not UTF-8 in files. `stop`: when it is set, the run ends and gives what it has
-        ("cancelled"). `budget`: the ledger of a larger piece of work that the run is a part of, from `open_budget`;
-        None opens one for it alone.
+        to do with bytes that are not UTF-8 in files. `samples`: how many times it is answered, from one shared
+        beginning and within one budget; the answer is the one that most have, or as `Samples` says. `stop`: when it is
+        set, the run ends and gives what it has ("cancelled"). `budget`: the ledger of a larger piece of work that the
+        run is a part of, from `open_budget`; None opens one for it alone.
 
         Raises ValueError, TypeError or FileNotFoundError for bad arguments, OSError if no trace can be written where it
         is to be, ClientError if the root model cannot be asked, SandboxStartError if there is no sandbox to be had. A
         limit is no exception: see `stopped_by`.
         """
-        return await self._answer(_Asked(question, context, output, errors), stop, budget)
+        asked = _Asked(question, context, output, errors)
+        several = Samples(count=samples) if isinstance(samples, int) else samples
+        if several.count == 1:
+            return await self._answer(asked, stop, budget)
+        if self.store is not None:
+            raise ValueError("a run of several samples cannot be kept in a store: use an RLM without store= for it")
+        asked.check()
+        prepared = contexts.prepare(context, errors=errors)
+        async with AsyncExitStack() as stack:
+            shared = await self._open(stack, budget or self.open_budget(), stop, pool=self._pool)
+            shared = msgspec.structs.replace(shared, settings=self._settings(asked))
+            begin = partial(Run, shared, question, prepared, output, depth=0, parent=None)
+            return await self._sampled(several, shared, begin, None, question)
 
     def session(self, *, context: object = None, errors: str = "strict", saved: str | Path | None = None) -> Session:
         """Several questions over one living sandbox: see `Session`.
@@ -319,14 +343,13 @@ class RLM:
         spent: Spent | None = None,
         resumed: Resumed | None = None,
     ) -> Completion:
-        if not asked.question.strip():
-            raise ValueError("the question is empty: say what to answer about the context")
+        asked.check()
         prepared = asking.context if asking else contexts.prepare(asked.context, errors=asked.errors)
         budget = budget or self.open_budget()
         for part in (spent, None if resumed is None else resumed.state.spent):
             if part is not None:
                 budget.charge(part)
-        secrets, settings = self.secrets(), self._settings(asked)
+        settings = self._settings(asked)
         async with AsyncExitStack() as stack:
             if self.store is not None and folder is None and asking is None:
                 folder = RunFolder(self.store.path, new_id())
@@ -334,48 +357,138 @@ class RLM:
                 await anyio.to_thread.run_sync(folder.make, kept)
                 stack.enter_context(folder)
                 await anyio.to_thread.run_sync(_prune, self.store)
-            record = await stack.enter_async_context(self.recorded(secrets, hear, folder))
+            shared = await self._open(stack, budget, stop, hear, folder=folder, pool=pool or self._pool)
             if resumed is not None:
-                record.events += resumed.events
-            pool = pool or self._pool or await stack.enter_async_context(SandboxPool(0, options=self.sandbox))
-            shared = Shared(
-                models=self.models,
-                limits=self.limits,
-                own_functions=self.own_functions,
-                record=record,
-                max_concurrency=self.max_concurrency,
-                budget=budget,
-                pool=pool,
-                model_calls=anyio.Semaphore(self.max_concurrency),
-                stop=stop,
-                dialect=self.dialect,
-                guards=self.guards,
-                cutting=self.cutting,
-                variables=self.variables,
-                secrets=secrets,
+                shared.record.events += resumed.events
+            shared = msgspec.structs.replace(
+                shared,
                 settings=settings,
                 held=asking is not None and asking.held,
                 said=asking.said if asking else (),
-                checkpoints=self.checkpoints,
-                streaming=hear is not None or any(map(hears_pieces, self.listeners)),
             )
-            run = Run(
-                shared,
-                asked.question,
-                prepared,
-                asked.output,
-                depth=0,
-                parent=None,
-                folder=folder,
-                resumed=resumed,
-                paid=None if spent is None else Usage.of(spent.by_model),
-            )
+            paid_before = None if spent is None else Usage.of(spent.by_model)
+            begin = partial(Run, shared, asked.question, prepared, asked.output, depth=0, parent=None)
+            run = begin(folder=folder, resumed=resumed, paid=paid_before)
             try:
                 return await run.answer()
             finally:
                 if folder is not None and run.completed is not None:
                     with anyio.CancelScope(shield=True):
                         await anyio.to_thread.run_sync(_close, folder, run.completed, run.failed)
+
+    async def _open(
+        self,
+        stack: AsyncExitStack,
+        budget: Budget,
+        stop: anyio.Event | None,
+        hear: Listener | None = None,
+        *,
+        folder: RunFolder | None = None,
+        pool: SandboxPool | None = None,
+        options: SandboxOptions | None = None,
+    ) -> Shared:
+        """What a run needs, held by `stack`: a record, and a pool if there is none, of `options` or this RLM's own."""
+        secrets = self.secrets()
+        record = await stack.enter_async_context(self.recorded(secrets, hear, folder))
+        pool = pool or await stack.enter_async_context(SandboxPool(0, options=options or self.sandbox))
+        return Shared(
+            models=self.models,
+            limits=self.limits,
+            own_functions=self.own_functions,
+            record=record,
+            max_concurrency=self.max_concurrency,
+            budget=budget,
+            pool=pool,
+            model_calls=anyio.Semaphore(self.max_concurrency),
+            stop=stop,
+            dialect=self.dialect,
+            guards=self.guards,
+            cutting=self.cutting,
+            variables=self.variables,
+            secrets=secrets,
+            checkpoints=self.checkpoints,
+            streaming=hear is not None or any(map(hears_pieces, self.listeners)),
+        )
+
+    async def branch(
+        self,
+        at: Iteration,
+        *,
+        question: str | None = None,
+        note: str | None = None,
+        output: Any = None,
+        samples: int | Samples = 1,
+        stop: anyio.Event | None = None,
+        budget: Budget | None = None,
+    ) -> Completion:
+        """Go on from where a run stood after an iteration of its trajectory, with the models and limits of this RLM.
+
+            done = await rlm.acompletion("Which launch had the largest revenue?", context=text)
+            other = await RLM("gpt-5").branch(done.trajectory[0])
+            more = await rlm.branch(done.trajectory[-1], question="And the smallest?")
+
+        The REPL is what it was, in a sandbox of its own, and the model is shown what was said until then; the context,
+        the dialect, the functions and the sandbox's options are those of the run. `question`: a new one, answered as
+        `output`; None goes on with the run's own. `note`: what the model is told beside. `samples`: as in
+        `acompletion`. The limits count from here, and nothing that was paid before is in `usage`; the trajectory has
+        the iterations before too. It is not kept in the store. Raises what `Iteration.fork` and `acompletion` raise.
+        """
+        moment = at.moment
+        if question is not None and not question.strip():
+            raise ValueError("the question is empty: say what to answer about the context, or leave it out")
+        several = Samples(count=samples, after=0) if isinstance(samples, int) else samples
+        settings = self._settings(_Asked(moment.question, None, moment.output, "strict"))
+        async with AsyncExitStack() as stack:
+            shared = await self._open(stack, budget or self.open_budget(), stop, options=moment.options)
+            shared.record.events += moment.events
+            shared = msgspec.structs.replace(
+                shared,
+                settings=settings | {"dialect": moment.dialect.name, "act": moment.dialect.act},
+                own_functions=moment.own_functions,
+                variables=moment.variables,
+                dialect=moment.dialect,
+            )
+            said = prompts.branched(question, note)
+            resumed = Resumed.branch(moment, more=moment.state.number, said=said)
+            wanted = moment.output if question is None else output
+            begin = partial(Run, shared, question or moment.question, moment.context, wanted, depth=0, parent=None)
+            return await self._sampled(several, shared, begin, resumed, question or moment.question)
+
+    async def _sampled(
+        self, samples: Samples, shared: Shared, begin: Callable[..., Run], resumed: Resumed | None, question: str
+    ) -> Completion:
+        """The one of several runs that is chosen; they go on from one state, after what they share."""
+        if samples.count == 1:
+            return await begin(resumed=resumed).answer()
+        way = None if samples.choose == "vote" else samples.choose
+        judging = isinstance(way, str) or hasattr(way, "complete")
+        client = _client(way, "Samples.choose") if judging else None
+        started = time.monotonic()
+        before = 0 if resumed is None else resumed.state.number
+        sharing = Sharing(before + samples.after)
+
+        async def other() -> Completion:
+            if sharing.moment is None:
+                # the first did not come as far as that, for a reason that may be its own
+                return await begin(resumed=resumed).answer()
+            more = 0 if resumed is None else resumed.more
+            return await begin(resumed=Resumed.branch(sharing.moment, more=more)).answer()
+
+        first = begin(resumed=resumed, sharing=sharing).answer
+        done = await gathered(first, sharing.ready, other, count=samples.count, at_once=self.max_concurrency)
+        judged = Usage()
+
+        async def judge(client: Client, messages: Sequence[Message], question: str) -> Reply:
+            nonlocal judged
+            models = msgspec.structs.replace(self.models, root=client)
+            call = PlainCall(models, shared.budget, shared.record)
+            try:
+                return await call.ask(messages, question=question, context="(answers to choose from)", stop=shared.stop)
+            finally:
+                judged = call.usage
+
+        chosen = await choose(client or cast("Choose | None", way), done, question, judge if client else None)
+        return together(done, chosen, judged, time.monotonic() - started)
 
     def _settings(self, asked: _Asked) -> dict[str, Any]:
         """What a cell or a model can notice of how the run is set up: with it a trace can be run again."""
@@ -398,6 +511,11 @@ class _Asked(msgspec.Struct, frozen=True):
     context: object
     output: Any
     errors: str
+
+    def check(self) -> None:
+        """Raise ValueError if nothing is asked."""
+        if not self.question.strip():
+            raise ValueError("the question is empty: say what to answer about the context")
 
 
 def _prune(store: Store) -> None:

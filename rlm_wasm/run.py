@@ -22,6 +22,7 @@ import msgspec
 
 from rlm_wasm import citations, contexts, prompts
 from rlm_wasm.bounds import EndedEarly, within
+from rlm_wasm.branches import Moment, begun
 from rlm_wasm.bridge import Bridge, ChildAsked, Models, describe_functions, describe_sources
 from rlm_wasm.calls import told
 from rlm_wasm.cells import Cells
@@ -91,12 +92,37 @@ class Shared(msgspec.Struct, frozen=True):
 
 
 class Resumed(msgspec.Struct, frozen=True):
-    """Where a run goes on: after the `iterations`, as of `state`."""
+    """Where a run goes on: after the `iterations`, as of `state`.
+
+    With `moment` it is another run that branches off there: its usage is its own, `more` is how many iterations it may
+    have beyond the limit, and `said` is what the model is told before it goes on.
+    """
 
     state: State
     checkpoint: Checkpoint | None
     iterations: tuple[Iteration, ...]
     events: tuple[Event, ...]
+    moment: Moment | None = None
+    more: int = 0
+    said: str = ""
+
+    @classmethod
+    def branch(cls, moment: Moment, *, more: int = 0, said: str = "") -> Resumed:
+        """A run that branches off another."""
+        state, checkpoint, iterations = moment.state, moment.checkpoint, moment.iterations
+        return cls(state, checkpoint, iterations, tuple(moment.events), moment, more, said)
+
+
+class Sharing:
+    """A run whose beginning others share: after `after` of its iterations, or fewer if it ends before.
+
+    `ready` is set then, and `moment` is where they may go on; None if it did not begin.
+    """
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+        self.ready = anyio.Event()
+        self.moment: Moment | None = None
 
 
 def new_id() -> str:
@@ -138,18 +164,20 @@ class Run:
         folder: RunFolder | None = None,
         resumed: Resumed | None = None,
         paid: Usage | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
         self._shared = shared
-        self._folder, self._resumed = folder, resumed
+        self._folder, self._resumed, self._sharing = folder, resumed, sharing
         self._state = None if resumed is None else resumed.state
         self._question = question
         self._context = context
-        self._output = Output(output)
+        self._asked_output, self._output = output, Output(output)
         self._depth = depth
         self._call = call
         self._tools = tools
         self._id = new_id() if folder is None else folder.run
         self._limits = shared.limits
+        self._last = shared.limits.iterations + (0 if resumed is None else resumed.more)
         self._emitter = Emitter(shared.record, run=self._id, parent=parent, depth=depth)
         self._bridge = Bridge(
             shared.models,
@@ -161,7 +189,8 @@ class Run:
             refuses_child=self._refuses_child,
         )
         if resumed is not None:
-            self._bridge.go_on(resumed.state.calls, Usage.of(resumed.state.usage))
+            usage = Usage() if resumed.moment is not None else Usage.of(resumed.state.usage)
+            self._bridge.go_on(resumed.state.calls, usage)
         if paid is not None:
             self._bridge.usage += paid
         self._dialect = shared.dialect
@@ -186,7 +215,7 @@ class Run:
         `completed` is set in any case.
         """
         started = time.monotonic()
-        if self._resumed is None:
+        if self._resumed is None or self._resumed.moment is not None:
             self._emitter.emit(self._begun())
         try:
             response, stopped_by, limit = await self._bounded()
@@ -254,6 +283,7 @@ class Run:
             has_context=small,
             context_value=context.value if small else None,
             settings=self._shared.settings,
+            branch=None if self._resumed is None or self._resumed.moment is None else self._resumed.moment.branch,
         )
 
     async def _bounded(self) -> tuple[object, StoppedBy, LimitExceeded | None]:
@@ -276,25 +306,34 @@ class Run:
         if self._resumed is not None:
             survivor.begin_as(self._resumed.state.repl)
         survivor.on_saved = partial(self._keep_repl, survivor)
-        async with shared.pool.lend(survivor.answers.functions) as sandbox:
+        restored = None if self._resumed is None else self._resumed.checkpoint
+        functions = survivor.answers.functions
+        lent = shared.pool.lend(functions) if restored is None else begun(shared.pool.options, functions, restored)
+        async with lent as sandbox:
             cells = Cells(sandbox, survivor, self._emitter, self._dialect, self._watch)
-            held = shared.held and self._depth == 0
-            if not held:
+            used = shared.held and self._depth == 0
+            if not used and restored is None:
                 await sandbox.load(context=self._context.value, **shared.variables)
                 await sandbox.equip(self._dialect.equipment, self._dialect.library)
-            await survivor.hold(sandbox, seeded=sandbox.options.seed is not None, used=held)
+            seeded = restored is not None or sandbox.options.seed is not None
+            await survivor.hold(sandbox, seeded=seeded, used=used)
             before = number = await self._open(sandbox, survivor, cells)
             try:
-                for number in range(before + 1, self._limits.iterations + 1):
+                await self._keep(survivor, cells, number)
+                for number in range(before + 1, self._last + 1):
                     self._emitter.iteration = number
                     await self._iterate_within_events(survivor, cells, number)
                     await self._keep(survivor, cells, number)
-                raise Stopped("iterations", LimitExceeded("iterations", number, self._limits.iterations))
+                raise Stopped("iterations", LimitExceeded("iterations", number, self._last))
             except Finished as finished:
                 await self._cite(survivor)
+                self._note_moment(survivor, cells, number)
                 return finished.value, "final", None
             except Stopped as stopped:
-                return await self._closing_answer(survivor, cells, stopped), stopped.by, stopped.limit
+                self._note_moment(survivor, cells, number)
+                answer = await self._closing_answer(survivor, cells, stopped)
+                self._note_moment(survivor, cells, len(self._iterations))
+                return answer, stopped.by, stopped.limit
 
     async def _open(self, sandbox: Sandbox, survivor: Survivor, cells: Cells) -> int:
         """Begin, or go on; gives how many iterations there have been."""
@@ -314,36 +353,73 @@ class Run:
         cells.go_on(state.cells, (cell for iteration in resumed.iterations for cell in iteration.cells))
         self._emitter.iteration = state.number
         back = await survivor.go_on(state.repl, resumed.checkpoint)
+        if resumed.moment is not None:
+            resumed.moment.check(back)
+            if resumed.said:
+                self._conversation.note(resumed.said)
+            return state.number
         told = cells.tell_back(back, "the program that ran it was ended")
         if told is not None:
             self._conversation.note(told)
         return state.number
 
     async def _keep(self, survivor: Survivor, cells: Cells, number: int) -> None:
-        """Write down where the run stands, if it is kept. What cannot be written costs only that it can be resumed."""
-        if self._folder is None:
-            return
-        opening, exchanges = self._conversation.parts
+        """Note where the run stands between two iterations, for whoever shares its beginning, and on disk."""
+        sharing = self._sharing if self._sharing is not None and number <= self._sharing.after else None
+        if sharing is not None and number == sharing.after:
+            await survivor.save(keep=True)
+        moment = self._note_moment(survivor, cells, number)
+        if sharing is not None:
+            sharing.moment = moment or sharing.moment
+            if number == sharing.after:
+                sharing.ready.set()
+        if self._folder is not None and number and moment is not None:
+            self._state = moment.state
+            await self._keep_repl(survivor)
+
+    def _note_moment(self, survivor: Survivor, cells: Cells, number: int) -> Moment | None:
+        """Where the run stands; None if that cannot be kept, which costs that it can be forked or resumed there."""
         try:
-            self._state = State(
-                number=number,
-                opening=opening,
-                exchanges=exchanges,
-                history=self._conversation.history,
-                shortened=self._conversation.shortened,
-                errors_in_a_row=self._errors_in_a_row,
-                refused_literal=self._refused_literal,
-                partial=encode(self._partial),
-                spent=self._shared.budget.spent(),
-                usage=self._bridge.usage.by_model,
-                calls=self._bridge.asked,
-                cells=cells.count,
-                repl=survivor.saved()[0],
-            )
+            moment = self._moment(survivor, cells, number)
         except (ValueError, TypeError):
             _log.exception("run %s is not kept as of iteration %s", self._id, number)
-            return
-        await self._keep_repl(survivor)
+            return None
+        if number and number == len(self._iterations):
+            self._iterations[-1].hold(moment)
+        return moment
+
+    def _moment(self, survivor: Survivor, cells: Cells, number: int) -> Moment:
+        opening, exchanges = self._conversation.parts
+        repl, checkpoint = survivor.moment()
+        state = State(
+            number=number,
+            opening=opening,
+            exchanges=exchanges,
+            history=list(self._conversation.history),
+            shortened=self._conversation.shortened,
+            errors_in_a_row=self._errors_in_a_row,
+            refused_literal=self._refused_literal,
+            partial=encode(self._partial),
+            spent=self._shared.budget.spent(),
+            usage=self._bridge.usage.by_model,
+            calls=self._bridge.asked,
+            cells=cells.count,
+            repl=repl,
+        )
+        return Moment(
+            run=self._id,
+            question=self._question,
+            output=self._asked_output,
+            context=self._context,
+            variables=self._shared.variables,
+            dialect=self._dialect,
+            own_functions=self._shared.own_functions,
+            options=self._shared.pool.options,
+            iterations=tuple(self._iterations),
+            state=state,
+            checkpoint=checkpoint,
+            told=self._shared.record.events,
+        )
 
     async def _keep_repl(self, survivor: Survivor) -> None:
         """The same, when there is a checkpoint and all else is as it was."""
@@ -403,10 +479,13 @@ class Run:
         parsed = self._conversation.read(reply)
         ran: list[CellRun] = []
         observation = ""
+        enter = partial(self._conversation.add, reply, parsed, iteration=number, iterations=self._last)
         try:
-            parts = await self._act(cells, parsed, ran)
-            of = self._limits.iterations
-            observation = self._conversation.add(reply, parsed, parts, iteration=number, iterations=of)
+            observation = enter(await self._act(cells, parsed, ran))
+        except Finished:
+            # for whoever goes on from here
+            enter([prompts.accepted(self._dialect)])
+            raise
         finally:
             await self._record(reply, ran, observation or None)
         if self._bridge.refused is not None:

@@ -231,9 +231,12 @@ def ends_for_good(stopped_by: str, *, failed: bool) -> bool:
 
 
 def until(events: Sequence[Event], run: str, number: int) -> tuple[list[Event], list[Event]]:
-    """The events up to the end of the `number`-th iteration, and those after it; with 0, up to the run's beginning."""
+    """The events up to the end of the `number`-th iteration, and those after it.
+
+    With 0, or the iteration from which the run branched off another, up to the run's beginning.
+    """
     for place, event in enumerate(events):
-        begun = number == 0 and isinstance(event, RunStarted)
+        begun = isinstance(event, RunStarted) and number == (event.branch.iteration if event.branch else 0)
         done = isinstance(event, IterationFinished) and event.iteration == number
         if event.run == run and (begun or done):
             return list(events[: place + 1]), list(events[place + 1 :])

@@ -38,11 +38,14 @@ class Checkpoints(msgspec.Struct, frozen=True, kw_only=True):
     it made use of time or chance, one is taken as soon as they cost no more than that share of the run's whole time.
     `cells`: take one after so many cells whatever it costs; None for no such rule. They are taken while the root model
     is asked, and each holds the sandbox's memory (without empty pages) in the host's, in the place of the one before.
+    `keep`: none takes the place of another, so that every iteration can be forked (`Iteration.fork`), also one whose
+    cells would not do the same again; they are held as long as the run's trajectory is.
     Raises ValueError for a value that makes no sense.
     """
 
     share: float = 0.05
     cells: int | None = None
+    keep: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
@@ -142,9 +145,14 @@ class Survivor:
         self.on_back: Callable[[Back], object] = lambda _: None
         self.on_saved: Callable[[], Awaitable[None]] = _nothing
         self._schedule = None if checkpoints is None else Schedule(checkpoints)
+        self._keeps_all = checkpoints is not None and checkpoints.keep
         self._clock = clock
         self._began = clock()
+        # what was done since the last checkpoint; and since the last that is kept for good, if there is one
         self._steps: list[Step] = []
+        self._done: list[Step] = []
+        self._base: Checkpoint | None = None
+        self._before_base = 0
         self._checkpointed = 0
         self._names: tuple[str, ...] = ()
         self._chance: int | None = None
@@ -157,7 +165,7 @@ class Survivor:
         """
         if used:
             self._names = sandbox.names
-            self._steps.append(Step(_EARLIER, _NOTHING, repeatable=False))
+            self._did(Step(_EARLIER, _NOTHING, repeatable=False))
             if self._schedule is not None:
                 self._schedule.ran(0.0, repeatable=False)
         elif not seeded:
@@ -172,18 +180,24 @@ class Survivor:
         """The REPL as it is now."""
         return Saved(self._chance, self._checkpointed, self._names, list(self._steps)), self._checkpoint
 
+    def moment(self) -> tuple[Saved, Checkpoint | None]:
+        """The REPL as it is now, as it can be had again later too: of what is kept for good."""
+        return Saved(self._chance, self._before_base, self._names, list(self._done)), self._base
+
     def begin_as(self, saved: Saved) -> None:
         """Before `hold`: the sandbox is to begin with the chance of an earlier one."""
         self._chance = saved.chance
 
     async def go_on(self, saved: Saved, checkpoint: Checkpoint | None) -> Back:
-        """After `hold`: be the REPL that was saved. Raises SandboxError, ValueError for another build's checkpoint."""
-        if checkpoint is not None:
-            checkpoint.check_build()
-            self._sandbox.start_from(checkpoint)
+        """After `hold`: be the REPL that was saved, in a sandbox that has begun with that checkpoint, if there is one.
+
+        Raises SandboxError.
+        """
         self._checkpoint, self._checkpointed = checkpoint, saved.checkpointed
-        self._names, self._steps, self._child = saved.names, list(saved.steps), None
-        return await self.come_back()
+        self._base, self._before_base = checkpoint, saved.checkpointed
+        self._names, self._steps, self._done = saved.names, list(saved.steps), list(saved.steps)
+        fresh, self._child = self._child, None
+        return await self.come_back(fresh)
 
     # --- what a run does -------------------------------------------------------------------------------------------
 
@@ -202,7 +216,7 @@ class Survivor:
                 raise
             # what a cell asked for and did not wait for may come sooner another time
             repeatable = executed.repeatable and all(answer.place >= 0 for answer in answers)
-            self._steps.append(Step(code, _plain(executed), answers, repeatable=repeatable))
+            self._did(Step(code, _plain(executed), answers, repeatable=repeatable))
             self._names = executed.names
             if self._schedule is not None:
                 self._schedule.ran(executed.seconds, repeatable=repeatable)
@@ -213,7 +227,11 @@ class Survivor:
         """Set variables. Raises what `Sandbox.load` raises."""
         await self._here()
         await self._sandbox.load_once(**variables)
-        self._steps.append(Step(variables=encode(variables)))
+        self._did(Step(variables=encode(variables)))
+
+    def _did(self, step: Step) -> None:
+        self._steps.append(step)
+        self._done.append(step)
 
     async def get(self, name: str) -> Any:
         """The value of a variable. Raises what `Sandbox.get` raises."""
@@ -251,32 +269,41 @@ class Survivor:
     async def _save(self, schedule: Schedule) -> None:
         began, taken = self._clock(), False
         try:
-            if self._child is not None:
-                checkpoint = await self._sandbox.checkpoint(child=self._child)
-                taken = True
-                self._sandbox.start_from(checkpoint)
-                self._checkpoint = checkpoint
-                self._checkpointed += _cells(self._steps)
-                self._steps = []
-                await self.on_saved()
-        except (ValueError, SandboxError, ChildGone):
-            # a thread that waits, say, or a child that is gone: the cells are known all the same
-            pass
+            taken = await self.save(keep=self._keeps_all)
         finally:
             schedule.took(self._clock() - began, taken=taken)
 
+    async def save(self, *, keep: bool) -> bool:
+        """Take a checkpoint now, which is kept for good or takes the place of the last; False if none can be had."""
+        try:
+            if self._child is None:
+                return False
+            checkpoint = await self._sandbox.checkpoint(child=self._child)
+        except (ValueError, SandboxError, ChildGone):
+            # a thread that waits, say, or a child that is gone: the cells are known all the same
+            return False
+        self._sandbox.start_from(checkpoint)
+        self._checkpoint = checkpoint
+        self._checkpointed += _cells(self._steps)
+        self._steps = []
+        if keep:
+            self._base, self._before_base, self._done = checkpoint, self._checkpointed, []
+        await self.on_saved()
+        return True
+
     # --- coming back -----------------------------------------------------------------------------------------------
 
-    async def come_back(self) -> Back:
+    async def come_back(self, fresh: int | None = None) -> Back:
         """Go on in a fresh child, in which the REPL is what it was, as far as cells do again what they did.
 
-        Raises SandboxError if no child could be started.
+        `fresh`: one that is there already. Raises SandboxError if no child could be started.
         """
         upto = next((index for index, step in enumerate(self._steps) if not step.repeatable), len(self._steps))
         heard, self._sandbox.on_print = self._sandbox.on_print, None
         try:
             while True:
-                child = await self._restarted()
+                child = await self._restarted() if fresh is None else fresh
+                fresh = None
                 done = await self._repeat(upto, child)
                 if done == upto:
                     break
@@ -285,6 +312,7 @@ class Survivor:
         finally:
             self._sandbox.on_print = heard
         undone, self._steps = self._steps[upto:], self._steps[:upto]
+        self._done = self._done[: len(self._done) - len(undone)]
         names = self._sandbox.names
         lost, self._names = tuple(name for name in self._names if name not in names), names
         self._child = child
@@ -332,7 +360,7 @@ class Survivor:
             return
         try:
             await self._sandbox.load_once(**variables)
-            self._steps.append(Step(variables=encode(variables)))
+            self._did(Step(variables=encode(variables)))
         except (SandboxError, ValueError):
             # if the child is gone, the next cell finds that out
             return

@@ -6,8 +6,9 @@ Data: the loop and the bridge fill it in, or it is made again of a run's events.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import msgspec
 
@@ -30,8 +31,11 @@ from rlm_wasm.events import (
     RunStopped,
 )
 from rlm_wasm.limits import ModelUsage, Usage
-from rlm_wasm.sandbox import Executed
+from rlm_wasm.sandbox import Executed, Sandbox
 from rlm_wasm.secrets import Secrets
+
+if TYPE_CHECKING:
+    from rlm_wasm.branches import Moment
 
 # of a trajectory's card: iterations, and characters of the code and of the output of each
 _SHOWN_ITERATIONS, _SHOWN_CHARS = 12, 1000
@@ -68,8 +72,11 @@ class CellRun(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None
 
 
-class Iteration(msgspec.Struct, frozen=True, kw_only=True):
-    """One reply of the root model, its cells, the calls that they made, and what the model was then shown."""
+class Iteration(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """One reply of the root model, its cells, the calls that they made, and what the model was then shown.
+
+    One that ran in this program can be forked: it holds where the run stood after it, and with that the context.
+    """
 
     number: int
     reply: str
@@ -78,6 +85,33 @@ class Iteration(msgspec.Struct, frozen=True, kw_only=True):
     cells: tuple[CellRun, ...]
     calls: tuple[Call, ...]
     observation: str | None
+
+    def hold(self, moment: Moment) -> None:
+        """Remember where the run stood after it. That is no part of the record: it is not compared, and not written."""
+        vars(self)["moment"] = moment
+
+    @property
+    def moment(self) -> Moment:
+        """Where the run stood after it. Raises ValueError if that is not known: of a trace, say."""
+        known = vars(self).get("moment")
+        if known is None:
+            raise ValueError(
+                f"iteration {self.number} cannot be forked: it was not run to its end in this program, or it is a copy "
+                "(of a trace, a pickle, a completion of a store)"
+            )
+        return known
+
+    def fork(self) -> AbstractAsyncContextManager[Sandbox]:
+        """A live sandbox as it was after this iteration, to look into; `RLM.branch` goes on from there with a model.
+
+            async with done.trajectory[2].fork() as sandbox:
+                print((await sandbox.execute("rows[:3]")).value)
+
+        Its cells are run again with the answers that they had, or it comes from a checkpoint that was kept; nothing is
+        asked or paid. In it the functions of models raise, the caller's own are called. Raises ValueError that says why
+        where it cannot be had again as it was, and SandboxStartError.
+        """
+        return self.moment.fork()
 
 
 class Trajectory(tuple[Iteration, ...]):
@@ -154,8 +188,19 @@ class Trajectory(tuple[Iteration, ...]):
         return card("trajectory", {"iterations": f"{len(self):,}", "calls of cells": f"{calls:,}"}, texts)
 
     def save(self, path: str | Path) -> None:
-        """Write the events as a trace, in the place of a file that is there; secrets are left out of it."""
-        trace_file.save(path, self.events, self._secrets)
+        """Write the events as a trace, in the place of a file that is there; secrets are left out of it.
+
+        Of a run that went on from another, what it went on from is written before it.
+        """
+        trace_file.save(path, [*self._origins(), *self.events], self._secrets)
+
+    def _origins(self) -> list[Event]:
+        begun = (event for event in self._told if isinstance(event, RunStarted) and event.run == self.run)
+        branch = next((event.branch for event in begun), None)
+        if branch is None:
+            return []
+        origin = Trajectory(run=branch.run, events=self._told)
+        return [*origin._origins(), *origin.events]
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,6 +211,8 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     `response` is the best answer that the model could give from what it had seen, if there was one, and `partial` what
     else came nearest (a refused FINAL, a reply that did not fit the type). `usage` includes the children's, `seconds`
     is by the clock. `citations` are the passages that the answer is said to rest on, each looked for in the context.
+    `samples` are all the runs that were made of the question where there were several, this one among them; `usage` is
+    then that of all, and of the judge's call.
     """
 
     question: str
@@ -179,6 +226,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     partial: Any = None
     limit: LimitExceeded | None = None
     citations: tuple[Citation, ...] = ()
+    samples: tuple[Completion, ...] = ()
 
     @property
     def children(self) -> tuple[Completion, ...]:
@@ -236,6 +284,8 @@ def rebuild(told: Sequence[Event], run: str) -> Completion:
             tale = tales[event.run] = _Tale(event)
             if event.parent in tales:
                 tales[event.parent].children.append(tale)
+            if event.branch is not None and event.branch.run in tales:
+                tale.begin_after(tales[event.branch.run], event.branch.iteration)
         if event.run in tales:
             tales[event.run].hear(event)
     if run not in tales:
@@ -265,6 +315,19 @@ class _Tale:
         self._printed: list[str] = []
         self._open: dict[int, CallStarted] = {}
         self._usage = Usage()
+        self._before: tuple[_Tale, int] | None = None
+
+    def begin_after(self, other: _Tale, iteration: int) -> None:
+        """It goes on from another, after so many of its iterations."""
+        self._before = other, iteration
+
+    def _iterations(self, told: Sequence[Event]) -> list[Iteration]:
+        before: list[Iteration] = []
+        if self._before is not None:
+            other, upto = self._before
+            before = other._iterations(told)[:upto]
+        first = 1 if self._begun.branch is None else self._begun.branch.iteration + 1
+        return before + [self._iteration(number, turn, told) for number, turn in enumerate(self._turns, start=first)]
 
     def hear(self, event: Event) -> None:
         """Hear what comes next."""
@@ -337,7 +400,7 @@ class _Tale:
             self._cut_off()
         begun, stopped = self._begun, self._stopped
         usage = self._spent() if stopped is None else Usage.of(stopped.by_model)
-        iterations = [self._iteration(number, turn, told) for number, turn in enumerate(self._turns, start=1)]
+        iterations = self._iterations(told)
         limit = None if stopped is None or stopped.limit is None else LimitExceeded(*stopped.limit)
         return Completion(
             question=begun.question,

@@ -30,11 +30,11 @@ LADDER = (
     ),
     *("contexts", "citations", "images", "prompts", "events", "clients", "sandbox", "retrievers", "trace_file"),
     *("trajectory", "guards", "windows", "conversation", "calls", "bridge", "answers", "survival", "store", "runs"),
-    *("cells", "run", "plain", "stream", "sessions", "rlm", "router", "compat", "trace", "doctor", "demo"),
-    *("integrations", "cli"),
+    *("branches", "cells", "run", "plain", "sampling", "stream", "sessions", "rlm", "router", "compat", "trace"),
+    *("doctor", "demo", "integrations", "cli"),
 )
-# A method for whoever has the thing in hand, which does nothing but hand it to what makes something of it.
-ON_PURPOSE = {("trajectory", "trace"), ("clients", "trajectory")}
+# What does nothing but hand on, for whoever has the thing in hand: to what makes something of it.
+ON_PURPOSE = {("trajectory", "trace"), ("trajectory", "branches"), ("clients", "trajectory")}
 ALLOWED_OUTSIDE = {"anyio", "msgspec"}
 MODULES = sorted(ROOT.rglob("*.py"))
 

@@ -17,6 +17,11 @@ EXAMPLES = sorted(FOLDER.glob("*.py"))
 
 # Name of the example -> what it must print, among other things.
 EXPECTED: dict[str, list[str]] = {
+    "branch": [
+        "the largest: Bion\nrows: [['Bion', ",
+        "the smallest: Cosmos after 3 iterations",
+        "voted: Bion of ['Ariel', 'Bion', 'Bion']",
+    ],
     "checkpoints": [
         "taken: Counter, context, line, lines, words\n",
         "words: [('the', 3)]\nthe generator goes on: the second line\n",
