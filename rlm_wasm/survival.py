@@ -40,18 +40,22 @@ class Checkpoints(msgspec.Struct, frozen=True, kw_only=True):
     is asked, and each holds the sandbox's memory (without empty pages) in the host's, in the place of the one before.
     `keep`: none takes the place of another, so that every iteration can be forked (`Iteration.fork`), also one whose
     cells would not do the same again; they are held as long as the run's trajectory is.
+    `mb`: a memory of more (1,000,000 bytes) is not held, and the REPL comes back by its cells; None is no such bound.
     Raises ValueError for a value that makes no sense.
     """
 
     share: float = 0.05
     cells: int | None = None
     keep: bool = False
+    mb: float | None = 1000
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
             raise ValueError(f"Checkpoints.share must be from 0 to 1, not {self.share!r}")
         if self.cells is not None and self.cells < 1:
             raise ValueError(f"Checkpoints.cells must be 1 or more, or None, not {self.cells!r}")
+        if self.mb is not None and not self.mb > 0:
+            raise ValueError(f"Checkpoints.mb must be above 0, or None, not {self.mb!r}")
 
 
 class Schedule:
@@ -146,6 +150,7 @@ class Survivor:
         self.on_saved: Callable[[], Awaitable[None]] = _nothing
         self._schedule = None if checkpoints is None else Schedule(checkpoints)
         self._keeps_all = checkpoints is not None and checkpoints.keep
+        self._at_most_mb = None if checkpoints is None else checkpoints.mb
         self._clock = clock
         self._began = clock()
         # what was done since the last checkpoint; and since the last that is kept for good, if there is one
@@ -278,7 +283,7 @@ class Survivor:
         try:
             if self._child is None:
                 return False
-            checkpoint = await self._sandbox.checkpoint(child=self._child)
+            checkpoint = await self._sandbox.checkpoint(child=self._child, at_most_mb=self._at_most_mb)
         except (ValueError, SandboxError, ChildGone):
             # a thread that waits, say, or a child that is gone: the cells are known all the same
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -141,3 +142,17 @@ async def test_a_run_of_another_setting_or_none_is_refused_with_the_reason(tmp_p
             await resume(Model(), tmp_path, wrong)
     with pytest.raises(ValueError, match="no store"):
         await RLM(Model()).resume(run)
+
+
+async def test_a_full_disk_costs_only_that_the_run_cannot_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(folder: RunFolder, state: Any, checkpoint: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(RunFolder, "keep", full)
+    with anyio.fail_after(60):
+        done = await rlm(Model(), tmp_path).acompletion("what?", context="the context")
+    assert done.stopped_by == "final"
+    assert f"run {done.run} is not kept as of iteration 1" in caplog.text
+    assert "No space left" in caplog.text

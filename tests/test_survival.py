@@ -127,10 +127,24 @@ def test_none_is_due_before_a_cell_has_run_nor_twice_where_one_was_refused() -> 
     assert schedule.due(elapsed=1)
 
 
-@pytest.mark.parametrize("wrong", [{"share": -0.1}, {"share": 2}, {"cells": 0}])
+@pytest.mark.parametrize("wrong", [{"share": -0.1}, {"share": 2}, {"cells": 0}, {"mb": 0}])
 def test_checkpoints_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"share|cells"):
+    with pytest.raises(ValueError, match=r"share|cells|mb"):
         Checkpoints(**wrong)
+
+
+async def test_a_memory_of_more_than_was_allowed_is_not_held_and_comes_back_by_its_cells() -> None:
+    async with opened(Checkpoints(cells=1, mb=20)) as repl:
+        await repl.run("small = 1")
+        await repl.save()
+        assert repl.survivor.saved()[1] is not None
+        await repl.run("large = b'x' * 30_000_000")
+        await repl.save()
+        saved, checkpoint = repl.survivor.saved()
+        assert checkpoint is not None
+        assert (checkpoint.size < 20_000_000, len(saved.steps)) == (True, 1)
+        await repl.kill()
+        assert await repl.run("[small, len(large)]") == [1, 30_000_000]
 
 
 # --- what comes back -----------------------------------------------------------------------------------------------

@@ -186,11 +186,25 @@ class Ask(Protocol):
     async def __call__(self, method: str, params: Mapping[str, object], into: type[_Reply], /) -> _Reply: ...
 
 
-async def take(ask: Ask, peer: Peer, *, memory_mb: int, names: tuple[str, ...], functions: Iterable[str]) -> Checkpoint:
-    """Take a checkpoint of the child that is asked. Raises RemoteError if it has a reason against it, ProtocolError."""
+async def take(
+    ask: Ask,
+    peer: Peer,
+    *,
+    memory_mb: int,
+    names: tuple[str, ...],
+    functions: Iterable[str],
+    at_most_mb: float | None = None,
+) -> Checkpoint:
+    """Take a checkpoint of the child that is asked.
+
+    Raises RemoteError if it has a reason against it, ValueError if it is larger than `at_most_mb`, ProtocolError.
+    """
     with peer.accepting(_MAX_HEADER + _PART):
         begun = await ask("checkpoint_begin", {}, CheckpointBegun)
         begun.check(memory_mb)
+        if at_most_mb is not None and begun.size > at_most_mb * 1_000_000:
+            await ask("checkpoint_end", {}, Empty)
+            raise ValueError(f"the checkpoint has {megabytes(begun.size):,} MB, and {at_most_mb:,} were allowed")
         head = peer.blob(begun.blob)
         header, table = head[: begun.header], head[begun.header :]
         if len(table) != 8 * begun.runs:

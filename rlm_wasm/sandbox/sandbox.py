@@ -272,11 +272,12 @@ class Sandbox:
             with self._breaches_end(session):
                 return decode(reply.value)
 
-    async def checkpoint(self, *, child: int | None = None) -> Checkpoint:
+    async def checkpoint(self, *, child: int | None = None, at_most_mb: float | None = None) -> Checkpoint:
         """Take the sandbox's whole memory, between two cells: a cell that runs is waited for.
 
         Everything survives but what is not the sandbox's own: a thread of a cell that still waits, a pipe that is open.
-        Raises ValueError that says what is in the way, SandboxCrashed or ProtocolError if the child is lost.
+        Raises ValueError that says what is in the way, or that it has more than `at_most_mb`; SandboxCrashed or
+        ProtocolError if the child is lost.
         """
         async with self._lock:
             session = await self._started(child)
@@ -284,7 +285,12 @@ class Sandbox:
             with self._breaches_end(session):
                 try:
                     return await take(
-                        ask, session.peer, memory_mb=self._memory_mb, names=self._names, functions=functions
+                        ask,
+                        session.peer,
+                        memory_mb=self._memory_mb,
+                        names=self._names,
+                        functions=functions,
+                        at_most_mb=at_most_mb,
                     )
                 except RemoteError as error:
                     raise ValueError(f"no checkpoint can be taken now: {error.message}") from None
