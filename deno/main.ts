@@ -19,6 +19,7 @@ type Fields = Record<string, unknown>;
 /** Of Node's, with what its types do not know: that a buffer may be asked for. */
 type SocketOptions = import("node:net").SocketConstructorOpts;
 
+const began = performance.timeOrigin + performance.now();
 // started before anything has been asked: it can do much until it is known what is wanted
 const jail = new Sandbox();
 let sandbox: Sandbox | null = null;
@@ -217,7 +218,8 @@ const methods: Record<string, (params: Fields) => unknown> = {
     } catch (error) {
       return endWith(ErrorCode.notSafe, error);
     }
-    return { protocol: PROTOCOL, deno: Deno.version.deno, v8: Deno.version.v8 };
+    const stages = [["Deno and the broker's code", began], ...jail.stages];
+    return { protocol: PROTOCOL, deno: Deno.version.deno, v8: Deno.version.v8, stages };
   },
   prepare(params) {
     // what is no head, or no WebAssembly, fails at the boot

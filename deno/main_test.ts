@@ -143,7 +143,7 @@ test("a stock JSON-RPC client has a whole conversation", async (t) => {
   await t.step("our version is answered with the version, once", async () => {
     const params = { protocol: PROTOCOL, functions: ["add", "slow"], output_chars: 1000 };
     const reply = await client.ask("initialize", params) as Record<string, unknown>;
-    assert.deepEqual(Object.keys(reply).sort(), ["deno", "protocol", "v8"]);
+    assert.deepEqual(Object.keys(reply).sort(), ["deno", "protocol", "stages", "v8"]);
     assert.equal(reply.protocol, PROTOCOL);
     await refused(client.ask("initialize", params), ErrorCode.invalidParams, /already/);
   });

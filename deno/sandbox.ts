@@ -84,9 +84,12 @@ export type ToJail =
   | { type: "interrupt" }
   | { type: "ping"; id: number };
 
+/** A point of a start and when it was reached, in milliseconds since the epoch. */
+export type Stage = [name: string, at: number];
+
 /** What the jail posts. Hearsay: `#take` checks each. */
 export type FromJail =
-  | { type: "ready"; holes: string[]; pyodide: string; milliseconds: number }
+  | { type: "ready"; holes: string[]; pyodide: string; stages: Stage[] }
   | { type: "image"; image: Uint8Array<ArrayBuffer> }
   | { type: "dead"; message: string }
   | { type: "done"; id: number; result: string }
@@ -248,6 +251,9 @@ export class Sandbox {
     this.#post({ type: "prepare", head });
     this.#sendWasm(wasm).catch((error) => this.#die(new SandboxDead(`its WebAssembly: ${error.message}`)));
   }
+
+  /** What the start has reached, as the jail tells it. */
+  stages: Stage[] = [];
 
   /** How many cells have been run; of a checkpoint those before it too. */
   get cells(): number {
@@ -491,6 +497,7 @@ export class Sandbox {
     } else if (message.type === "image") this.#booted.resolve(message.image);
     else if (message.type === "dead") this.#die(new SandboxDead(`the interpreter died: ${message.message}`));
     else if (message.type === "ready") {
+      this.stages = Array.from(message.stages, ([name, at]) => [String(name).slice(0, 100), Number(at)]);
       if (message.holes.length === 0) this.#booted.resolve(null);
       else this.#die(new SandboxDead(`the jail does not hold: ${message.holes.join("; ")}`));
     }

@@ -12,7 +12,7 @@ import type * as Images from "./image.ts";
 import type * as Loadings from "./loading.ts";
 import type * as Realm from "./realm.ts";
 import type * as Seeds from "./seed.ts";
-import type { FromJail, ToJail } from "./sandbox.ts";
+import type { FromJail, Stage, ToJail } from "./sandbox.ts";
 
 type Modules = Extract<ToJail, { type: "modules" }>;
 type Assets = Extract<ToJail, { type: "assets" }>;
@@ -66,6 +66,10 @@ const jail = self as unknown as {
 };
 const send = jail.postMessage.bind(jail);
 const now = performance.now.bind(performance);
+/** What was reached in the start, and when, in milliseconds since the epoch. */
+const stages: Stage[] = [];
+const reached = (name: string) => stages.push([name, performance.timeOrigin + now()]);
+reached("the jail's own code");
 const later = setTimeout;
 const soon = new MessageChannel();
 /** What `setTimeout(..., 0)` has put off, in order. */
@@ -298,7 +302,9 @@ async function loadFromImage(
   create: CreateModule,
 ): Promise<Py> {
   const createFromImage = async (settings: Settings) => {
+    reached("Pyodide's code");
     const module = await create(settings);
+    reached("CPython instantiated");
     if (head.memoryBytes > module.HEAPU8.length) {
       const grown = module._malloc(head.memoryBytes - module._sbrk(0));
       if (grown === 0) throw new RangeError("there is no memory for it");
@@ -306,11 +312,13 @@ async function loadFromImage(
     }
     const boot = await arrivals.boot.promise;
     if (boot.type !== "boot" || !boot.body) throw new Error("the image's body was not sent");
+    reached("the image here");
     const check = module.API.restoreSnapshot;
     module.API.restoreSnapshot = (header: Uint8Array) => {
       // Pyodide's own part checks the header and finds no memory behind it
       const described = check(header);
       images.restore(module.HEAPU8, module._sbrk(0), head, boot.body!);
+      reached("the image in its place");
       // at once: an idle jail has no reason to collect what it no longer uses
       boot.body!.buffer.transfer(0);
       boot.body = null;
@@ -359,7 +367,6 @@ async function bootSandbox(
 }
 
 async function start(): Promise<void> {
-  const started = now();
   const modules = await arrivals.modules.promise;
   let realm: typeof Realm, seeds: typeof Seeds;
   [realm, images, loadings, seeds] = await Promise.all([
@@ -372,13 +379,16 @@ async function start(): Promise<void> {
   for (const name of ["postMessage", "close"]) delete (globalThis as unknown as Settings)[name];
   const assets = await arrivals.assets.promise;
   const packed = await arrivals.head.promise;
+  reached("files and the image's head");
   const head = packed && images.readHead(packed);
   const script = compile(assets.asm, head?.code.length ? head.code : undefined);
   if (!head && (await arrivals.boot.promise).type === "make_image") {
     await makeImage(assets, script);
     return;
   }
+  reached("CPython's code compiled");
   const py = await bootSandbox(assets, head, script);
+  reached("Pyodide bootstrapped");
   const boot = await arrivals.boot.promise;
   if (boot.type !== "boot") throw new Error("an image is made of a jail that was not prepared for one");
   memory = py._module;
@@ -392,6 +402,7 @@ async function start(): Promise<void> {
   prelude.connect(bridge, boot.settings);
   // what a first cell compiles of the interpreter, its own first cell need not
   if (!boot.resumes) await prelude.run_cell.callPromising("0;", 0);
+  reached("a cell tried");
   const version = py.version;
   realm.removeRest();
   realm.freezeIntrinsics();
@@ -400,7 +411,9 @@ async function start(): Promise<void> {
   packed?.buffer.transfer(0);
   // megabytes that are of no more use, and would be held for ever
   for (const name of Object.keys(arrivals)) delete (arrivals as unknown as Settings)[name];
-  send({ type: "ready", holes: realm.findHoles(), pyodide: version, milliseconds: now() - started });
+  const holes = realm.findHoles();
+  reached("the realm frozen and tested");
+  send({ type: "ready", holes, pyodide: version, stages });
 }
 
 function dead(error: unknown): void {

@@ -126,7 +126,7 @@ def receive():
             return json.loads(body)
 def greet():
     asked = receive()
-    send({{"id": asked["id"], "result": {{"protocol": 1, "deno": "2.9.8", "v8": "15"}}}})
+    send({{"id": asked["id"], "result": {{"protocol": 1, "deno": "2.9.8", "v8": "15", "stages": []}}}})
 """
 
 

@@ -126,6 +126,7 @@ class Sandbox:
         self._memory_mb = self._options.memory_mb or memory.DEFAULT_MEMORY_MB
         self._names: tuple[str, ...] = ()
         self._isolation: Isolation | None = None
+        self._stages: list[tuple[str, float]] = []
         self._lost: tuple[str, ...] = ()
         self._restored: Checkpoint | None = None
         self._children = 0
@@ -175,6 +176,11 @@ class Sandbox:
         if self._isolation is None:
             raise RuntimeError("this Sandbox has not been started")
         return self._isolation
+
+    @property
+    def stages(self) -> list[tuple[str, float]]:
+        """What its last child says that its start has reached, and when, in milliseconds since 1970."""
+        return self._stages
 
     @property
     def options(self) -> SandboxOptions:
@@ -401,7 +407,7 @@ class Sandbox:
     async def _start_session(self, tasks: anyio.abc.TaskGroup, image: bytes | None, confined: bool) -> Session:
         options = msgspec.structs.replace(self._options, memory_mb=self._memory_mb)
         session: Session = await tasks.start(serve_child, options, self._printed, 0, confined)
-        await initialize(session, options, image, self._restored)
+        self._stages = (await initialize(session, options, image, self._restored)).stages
         tasks.start_soon(self._watch, session)
         self._isolation = await session.isolation()
         if options.require == "kernel" and not self._isolation.kernel:
