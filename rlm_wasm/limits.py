@@ -207,6 +207,9 @@ class Budget:
     exceeds its reservation only by the tokens of its prompt above one for every 4 characters: little for English, 7
     times what was reserved where a script takes two tokens a character. Without it, also by its output above the mean
     of that model's outputs so far, up to all that the model can put out.
+
+    `within`: the ledger of all the work of which this run is a part; what is entered here is entered there too, and
+    the limits of both hold.
     """
 
     def __init__(
@@ -214,10 +217,13 @@ class Budget:
         limits: Limits,
         prices: Mapping[str, Price] = DEFAULT_PRICES,
         *,
+        within: Budget | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = limits
         self._prices = prices
+        self._within = within
+        self._refused: LimitExceeded | None = None
         self._clock = clock
         self._started_at = clock()
         self._spent: dict[str, ModelUsage] = {}
@@ -251,9 +257,24 @@ class Budget:
         self._replies.update(spent.replies)
         self._calls_inside += spent.calls_inside
         self._started_at -= spent.seconds
+        if self._within is not None:
+            # the time before was not of the work that goes on now
+            self._within.charge(msgspec.structs.replace(spent, seconds=0.0))
+
+    @property
+    def refused(self) -> LimitExceeded | None:
+        """The last of this ledger's own limits that was reached; None as long as there is something left of each."""
+        try:
+            self._check_own_seconds()
+        except LimitExceeded as error:
+            return error
+        return self._refused
 
     def check_prices(self, models: Iterable[str]) -> None:
         """Raise ValueError if there is a limit in US dollars and the price of one of the models is not known."""
+        models = list(models)
+        if self._within is not None:
+            self._within.check_prices(models)
         for model in models if self._limits.usd is not None else ():
             if find_price(model, self._prices) is None:
                 raise ValueError(
@@ -279,25 +300,54 @@ class Budget:
         output_tokens = self._expected_output(model) if max_output_tokens is None else max_output_tokens
         price = find_price(model, self._prices)
         usd = price.cost(input_tokens, output_tokens) if price else 0.0
-        used = self.usage
-        if inside:
-            _check("calls", self._calls_inside, 1, self._limits.calls)
-        _check("tokens", used.tokens + self._reserved_tokens, input_tokens + output_tokens, self._limits.tokens)
-        _check("usd", (used.usd or 0.0) + self._reserved_usd, usd, self._limits.usd)
+        self._check_room(input_tokens + output_tokens, usd, inside)
+        around = None
+        if self._within is not None:
+            around = self._within.reserve(
+                model, prompt_chars=prompt_chars, max_output_tokens=max_output_tokens, inside=inside
+            )
         self._calls_inside += inside
         self._reserved_tokens += input_tokens + output_tokens
         self._reserved_usd += usd
         self._in_flight += 1
-        return Reservation(model, price, tokens=input_tokens + output_tokens, usd=usd, close=self._close)
+        tokens = input_tokens + output_tokens
+        return Reservation(model, price, tokens=tokens, usd=usd, close=self._close, around=around)
+
+    def _check_room(self, tokens: int, usd: float, inside: bool) -> None:
+        used = self.usage
+        try:
+            if inside:
+                _check("calls", self._calls_inside, 1, self._limits.calls)
+            _check("tokens", used.tokens + self._reserved_tokens, tokens, self._limits.tokens)
+            _check("usd", (used.usd or 0.0) + self._reserved_usd, usd, self._limits.usd)
+        except LimitExceeded as error:
+            self._refused = error
+            raise
 
     def seconds_left(self) -> float | None:
         """Seconds until `limits.seconds`, 0 if they are over; None if there is no such limit."""
+        return _least(self._own_seconds_left(), None if self._within is None else self._within.seconds_left())
+
+    @property
+    def seconds_limit(self) -> float | None:
+        """The limit in seconds; where the work around has one that is reached before it, that one."""
+        own, around = self._own_seconds_left(), None if self._within is None else self._within.seconds_left()
+        if self._within is None or around is None or (own is not None and own <= around):
+            return self._limits.seconds
+        return self._within.seconds_limit
+
+    def _own_seconds_left(self) -> float | None:
         if self._limits.seconds is None:
             return None
         return max(0.0, self._limits.seconds - (self._clock() - self._started_at))
 
     def check_seconds(self) -> None:
         """Raise `LimitExceeded` if the time of the run is over."""
+        if self._within is not None:
+            self._within.check_seconds()
+        self._check_own_seconds()
+
+    def _check_own_seconds(self) -> None:
         elapsed = self._clock() - self._started_at
         if self._limits.seconds is not None and elapsed >= self._limits.seconds:
             raise LimitExceeded("seconds", elapsed, self._limits.seconds)
@@ -306,12 +356,14 @@ class Budget:
         """What the model inside is told by `budget()`: what may still be reserved; None where there is no limit."""
         used = self.usage
         usd = (used.usd or 0.0) + self._reserved_usd
-        return {
+        own = {
             "calls_left": _left(self._limits.calls, self._calls_inside),
             "tokens_left": _left(self._limits.tokens, used.tokens + self._reserved_tokens),
             "usd_left": _left(self._limits.usd, usd),
             "seconds_left": self.seconds_left(),
         }
+        around = {} if self._within is None else self._within.left()
+        return {name: _least(left, around.get(name)) for name, left in own.items()}
 
     def _expected_output(self, model: str) -> int:
         seen = self._spent.get(model, ModelUsage()).output_tokens
@@ -340,9 +392,11 @@ class Reservation:
         tokens: int,
         usd: float,
         close: Callable[[Reservation, ModelUsage], None],
+        around: Reservation | None = None,
     ) -> None:
         self._price = price
         self._close = close
+        self._around = around
         self._is_open = True
         self.model = model
         self.tokens = tokens
@@ -386,6 +440,10 @@ class Reservation:
         took = ModelUsage(1, input_tokens, output_tokens, cost, estimated, cache_reads, cache_writes)
         self._is_open = False
         self._close(self, took)
+        if self._around is not None:
+            self._around.settle(
+                input_tokens, output_tokens, estimated, cache_reads=cache_reads, cache_writes=cache_writes
+            )
         return took
 
     def release(self) -> None:
@@ -393,6 +451,8 @@ class Reservation:
         if self._is_open:
             self._is_open = False
             self._close(self, ModelUsage(calls=1))
+            if self._around is not None:
+                self._around.release()
 
 
 def _check(limit: str, used: float, more: float, allowed: float | None) -> None:
@@ -402,3 +462,7 @@ def _check(limit: str, used: float, more: float, allowed: float | None) -> None:
 
 def _left(allowed: float | None, used: float) -> float | None:
     return None if allowed is None else max(allowed - used, 0)
+
+
+def _least(one: float | None, other: float | None) -> float | None:
+    return one if other is None else other if one is None else min(one, other)

@@ -296,7 +296,7 @@ class Run:
         except EndedEarly as early:
             if early.by == "cancelled":
                 return None, "cancelled", None
-        allowed = self._limits.seconds or 0.0
+        allowed = shared.budget.seconds_limit or 0.0
         return None, "seconds", LimitExceeded("seconds", allowed, allowed)
 
     async def _loop(self) -> tuple[object, StoppedBy, LimitExceeded | None]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ import msgspec
 from rlm_wasm import trace_file
 from rlm_wasm.events import CallFinished, CallStarted, Event, IterationFinished, RootReplied, RunStarted, RunStopped
 from rlm_wasm.limits import ModelUsage, Spent, Usage
+from rlm_wasm.locks import lock
 from rlm_wasm.prompts import Message
 from rlm_wasm.sandbox import Checkpoint
 from rlm_wasm.sandbox.values import decode, encode
@@ -133,19 +133,19 @@ class RunFolder:
     def __enter__(self) -> Self:
         if not self.path.is_dir():
             raise FileNotFoundError(f"there is no run {self.run} in {self.path.parent}")
-        lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        file = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            _lock(lock)
+            lock(file)
         except OSError:
-            os.close(lock)
+            os.close(file)
             raise RunBusy(f"run {self.run} goes on elsewhere already: wait for its end, or end that program") from None
-        self._lock = lock
+        self._lock = file
         return self
 
     def __exit__(self, *exception: object) -> None:
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            os.close(lock)
+        file, self._lock = self._lock, None
+        if file is not None:
+            os.close(file)
 
     @property
     def busy(self) -> bool:
@@ -275,18 +275,3 @@ def _read(path: Path, kind: type[Kept]) -> Kept:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except msgspec.DecodeError as error:
         raise ValueError(f"{path} is damaged, or of another version of rlm_wasm: {error}") from None
-
-
-if sys.platform == "win32":
-
-    def _lock(file: int) -> None:
-        import msvcrt
-
-        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-else:
-
-    def _lock(file: int) -> None:
-        import fcntl
-
-        # ends with the process, however that ends
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

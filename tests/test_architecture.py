@@ -20,6 +20,7 @@ LADDER = (
         "errors",
         "bounds",
         "whole_file",
+        "locks",
         "secrets",
         "cards",
         "limits",
@@ -30,7 +31,8 @@ LADDER = (
     ),
     *("contexts", "citations", "images", "prompts", "events", "clients", "sandbox", "retrievers", "trace_file"),
     *("trajectory", "guards", "windows", "conversation", "calls", "bridge", "answers", "survival", "store", "runs"),
-    *("branches", "cells", "run", "plain", "sampling", "stream", "sessions", "rlm", "router", "compat", "trace"),
+    *("branches", "cells", "run", "plain", "sampling", "stream", "sessions", "questions", "answers_file"),
+    *("batches", "rlm", "router", "compat", "trace"),
     *("doctor", "demo", "integrations", "cli"),
 )
 # What does nothing but hand on, for whoever has the thing in hand: to what makes something of it.

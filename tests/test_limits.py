@@ -442,3 +442,59 @@ def test_tokens_are_overshot_only_by_prompts_of_calls_in_flight_when_outputs_are
     for reservation, prompt_tokens, output_tokens in started:
         reservation.settle(prompt_tokens, output_tokens)
     assert budget.usage.tokens <= allowed + surplus
+
+
+# --- a ledger within another
+
+
+def test_what_is_entered_in_a_ledger_is_entered_in_the_one_around_it_too() -> None:
+    whole = Budget(Limits(calls=None, tokens=100), DOLLAR_A_TOKEN)
+    one, other = (Budget(Limits(calls=2), DOLLAR_A_TOKEN, within=whole) for _ in range(2))
+    first = one.reserve("dear", prompt_chars=40, max_output_tokens=10, inside=True)
+    assert whole.left()["tokens_left"] == 80
+    first.settle(20, 10)
+    other.reserve("dear", prompt_chars=0, max_output_tokens=5, inside=True).release()
+    assert (one.usage.tokens, other.usage.tokens, whole.usage.tokens) == (30, 0, 30)
+    assert (one.usage.calls, other.usage.calls, whole.usage.calls) == (1, 1, 2)
+    # what is left is the less of the two
+    assert one.left() == {"calls_left": 1, "tokens_left": 70, "usd_left": None, "seconds_left": None}
+
+
+def test_the_limits_of_both_hold_and_each_says_which_of_its_own_was_reached() -> None:
+    whole = Budget(Limits(calls=None, tokens=100), DOLLAR_A_TOKEN)
+    one = Budget(Limits(calls=1), DOLLAR_A_TOKEN, within=whole)
+    one.reserve("free", prompt_chars=0, max_output_tokens=60, inside=True).settle(0, 60)
+    with pytest.raises(LimitExceeded, match="calls"):
+        one.reserve("free", prompt_chars=0, max_output_tokens=1, inside=True)
+    assert one.refused is not None
+    assert whole.refused is None
+    other = Budget(Limits(), DOLLAR_A_TOKEN, within=whole)
+    with pytest.raises(LimitExceeded, match="tokens"):
+        other.reserve("free", prompt_chars=0, max_output_tokens=50, inside=True)
+    # nothing of it was entered in either
+    assert (other.left()["calls_left"], whole.left()["tokens_left"]) == (500, 40)
+    assert other.refused is None
+    assert whole.refused is not None
+    assert whole.refused.limit == "tokens"
+
+
+def test_the_seconds_that_are_over_first_hold() -> None:
+    clock = Clock()
+    whole = Budget(Limits(seconds=10), clock=clock)
+    clock.now += 6
+    short, long = (Budget(Limits(seconds=seconds), within=whole, clock=clock) for seconds in (3, 30))
+    none = Budget(Limits(), within=whole, clock=clock)
+    assert [each.seconds_left() for each in (short, long, none)] == [3, 4, 4]
+    assert [each.seconds_limit for each in (short, long, none)] == [3, 10, 10]
+    assert whole.refused is None
+    clock.now += 4
+    for each in (long, none):
+        with pytest.raises(LimitExceeded, match="seconds"):
+            each.check_seconds()
+    assert whole.refused is not None
+
+
+def test_an_unknown_price_is_refused_where_the_ledger_around_has_dollars() -> None:
+    whole = Budget(Limits(usd=1.0), DOLLAR_A_TOKEN)
+    with pytest.raises(ValueError, match="price of model 'unheard-of'"):
+        Budget(Limits(), DOLLAR_A_TOKEN, within=whole).check_prices(["dear", "unheard-of"])
