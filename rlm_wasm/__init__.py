@@ -3,6 +3,8 @@
 The names below are the public face, in the order in which to read the package.
 """
 
+from rlm_wasm.answers_file import Answered, BatchBusy
+from rlm_wasm.batches import Batch
 from rlm_wasm.citations import Citation
 from rlm_wasm.clients import (
     AnthropicClient,
@@ -36,6 +38,7 @@ from rlm_wasm.events import Event, callbacks
 from rlm_wasm.guards import Guards
 from rlm_wasm.inside.documents import Context
 from rlm_wasm.limits import Limits, Price, Usage
+from rlm_wasm.questions import Question
 from rlm_wasm.retrievers import ElasticsearchRetriever, EmbeddedRetriever, Retriever
 from rlm_wasm.rlm import RLM
 from rlm_wasm.router import Profile, Routed, Router
@@ -55,7 +58,10 @@ __version__ = "0.1.0"
 __all__ = [
     "DIALECTS",
     "RLM",
+    "Answered",
     "AnthropicClient",
+    "Batch",
+    "BatchBusy",
     "CachedClient",
     "Call",
     "CellRun",
@@ -89,6 +95,7 @@ __all__ = [
     "Price",
     "Profile",
     "ProtocolError",
+    "Question",
     "RLMError",
     "RateLimitedClient",
     "Reply",

@@ -28,7 +28,7 @@ class Context(msgspec.Struct, frozen=True):
 
 
 def prepare(context: object, *, errors: str = "strict") -> Context:
-    """Turn a context into what can be loaded.
+    """Turn a context into what can be loaded; what was prepared before stays as it is.
 
     Takes None, str, bytes, lists, dicts and other JSON-like values as they are; a `Path` to a text file becomes its
     text, one to a folder a dict from relative path to text, a list of Paths likewise. `errors` is what to do with
@@ -36,6 +36,8 @@ def prepare(context: object, *, errors: str = "strict") -> Context:
     the list of its documents: texts, or dicts with `text` and what is known of each. Raises FileNotFoundError, or
     ValueError for a file that is not text.
     """
+    if isinstance(context, Context):
+        return context
     value = _read(context, errors)
     return Context(value, describe(value))
 

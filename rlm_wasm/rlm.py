@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,8 @@ import anyio.to_thread
 import msgspec
 
 from rlm_wasm import contexts, dialects, prompts, trace_file
+from rlm_wasm.answers_file import Answered
+from rlm_wasm.batches import Batch, BatchOptions
 from rlm_wasm.bridge import Models
 from rlm_wasm.clients.keys import held_keys
 from rlm_wasm.clients.openai import OpenAIClient
@@ -30,6 +32,7 @@ from rlm_wasm.guards import Guards
 from rlm_wasm.limits import DEFAULT_PRICES, Budget, Limits, Price, Spent, Usage
 from rlm_wasm.outputs import Output
 from rlm_wasm.plain import PlainCall
+from rlm_wasm.questions import Question
 from rlm_wasm.retrievers import Retriever, offered
 from rlm_wasm.run import Resumed, Run, Shared, Sharing, new_id
 from rlm_wasm.runs import Store, pruned
@@ -198,12 +201,12 @@ class RLM:
             raise ValueError("a pool belongs to the event loop that opened it: use 'await acompletion(...)' there")
         return _run_anywhere(run)
 
-    def open_budget(self) -> Budget:
-        """A ledger with this RLM's limits and prices, whose clock starts now.
+    def open_budget(self, limits: Limits | None = None, *, within: Budget | None = None) -> Budget:
+        """A ledger with this RLM's limits, or others, and its prices, whose clock starts now; see `Budget`.
 
         Raises ValueError if there is a limit in US dollars and the price of one of its models is not known.
         """
-        budget = Budget(self.limits, self.prices)
+        budget = Budget(limits or self.limits, self.prices, within=within)
         others = {client.model for client in self.models.others.values()}
         budget.check_prices({self.models.root.model, self.models.sub.model} | others)
         return budget
@@ -271,6 +274,33 @@ class RLM:
             shared = msgspec.structs.replace(shared, settings=self._settings(asked))
             begin = partial(Run, shared, question, prepared, output, depth=0, parent=None)
             return await self._sampled(several, shared, begin, None, question)
+
+    def batch(self, questions: Iterable[object], **options: Unpack[BatchOptions]) -> Batch:
+        """Many questions, to be answered by `Batch.run`, which says how far it is; see `amap`."""
+        # one sandbox boots while the others work
+        own = None if self._pool is not None else SandboxPool(1, options=self.sandbox)
+
+        async def answer(asked: Question, prepared: contexts.Context, whole: Budget, stop: anyio.Event) -> Completion:
+            given = _Asked(asked.question, prepared, asked.output, "strict")
+            return await self._answer(given, stop, self.open_budget(within=whole), pool=own)
+
+        return Batch(answer, self.open_budget, questions, pool=own, **options)
+
+    async def amap(
+        self, questions: Iterable[object], *, stop: anyio.Event | None = None, **options: Unpack[BatchOptions]
+    ) -> list[Answered]:
+        """Answer many questions, some of them at once; gives what became of each, in their order.
+
+            answers = await rlm.amap(["Who signed it?", "When?"], context=text, usd=2.0, answers="answers.jsonl")
+
+        Each is a text, or a `Question`, or a mapping with its fields. The context is read once; each question has a
+        REPL of its own, in which nothing of the others is. See `BatchOptions`, and `Batch.run` for what is raised.
+        """
+        return await self.batch(questions, **options).run(stop)
+
+    def map(self, questions: Iterable[object], **options: Unpack[BatchOptions]) -> list[Answered]:
+        """Like `amap`, from plain synchronous code; inside a running event loop (Jupyter) too."""
+        return self.run_blocking(partial(self.amap, questions, **options))
 
     def session(self, *, context: object = None, errors: str = "strict", saved: str | Path | None = None) -> Session:
         """Several questions over one living sandbox: see `Session`.

@@ -133,9 +133,9 @@ def encode(event: Event, secrets: Secrets | None = None) -> str:
         if type(value) is type(default) and type(value) in _COMPARED and value == default:
             continue
         if name in FREE:
-            plain = _plain(value)
+            plain = plain_of(value)
         else:
-            plain = _plain(
+            plain = plain_of(
                 value if type(value) in _SCALARS else _listed(msgspec.to_builtins(value, builtin_types=(bytes,)))
             )
         told[name] = plain if secrets is None or name in _STAMPS else secrets.hide_in(plain)
@@ -164,7 +164,8 @@ def _listed(value: object) -> object:
     return value
 
 
-def _plain(value: object) -> object:
+def plain_of(value: object) -> object:
+    """What stands for a value in a line: its form of `values.py`, or the nearest that there is to one."""
     try:
         return values.to_plain(value)
     except Exception:

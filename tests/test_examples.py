@@ -49,6 +49,14 @@ EXPECTED: dict[str, list[str]] = {
         "root model: 2 calls",
         "sub model: 3 calls",
     ],
+    "many_questions": [
+        "answered at first: 2\n",
+        "How many words are there? answered: 16000 (from the file)\n",
+        "How many letters has the longest word? answered: 6 (from the file)\n",
+        "Is there a box? answered: True\n",
+        "How many jugs are there? answered: 2\n",
+        "failure? failed: the provider refuses to be asked this\nlines in the file: 5\n",
+    ],
     "nested_dictionary": [
         "fruits: 20 r's in 12 names, for example [('strawberry', 3), ('cherry', 2)]",
         "countries: 14 r's in 12 names",
