@@ -277,6 +277,8 @@ class RLM:
 
     def batch(self, questions: Iterable[object], **options: Unpack[BatchOptions]) -> Batch:
         """Many questions, to be answered by `Batch.run`, which says how far it is; see `amap`."""
+        # what makes no sense of the limits of each is said before any is asked
+        self.open_budget()
         # one sandbox boots while the others work
         own = None if self._pool is not None else SandboxPool(1, options=self.sandbox)
 

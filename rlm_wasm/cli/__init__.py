@@ -20,13 +20,14 @@ import anyio
 
 from rlm_wasm import contexts, demo
 from rlm_wasm.cli import arguments as grammar
+from rlm_wasm.cli import batch as batches
 from rlm_wasm.cli import machine, stored
 from rlm_wasm.cli.answers import print_answer, print_json, print_text, shown
 from rlm_wasm.cli.config import find
 from rlm_wasm.cli.settings import ALL, SettingError, Source, in_force, switch
 from rlm_wasm.clients import CachedClient, Client, OpenAIClient
 from rlm_wasm.errors import RLMError
-from rlm_wasm.events import RunStarted
+from rlm_wasm.events import Listener, RunStarted
 from rlm_wasm.integrations.mcp import Shelf, serve_stdio
 from rlm_wasm.integrations.serve import ChatServer, is_loopback, serve
 from rlm_wasm.limits import DEFAULT_PRICES, Limits, find_price
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser(files: object = None) -> argparse.ArgumentParser:
     commands: dict[str, grammar.Command] = {
         "ask": _ask,
+        "batch": _batch,
         "demo": _demo,
         "report": machine.make_report,
         "replay": _replay,
@@ -107,11 +109,17 @@ def _settle(options: argparse.Namespace) -> None:
     for key, value in options.values.items():
         setattr(options, key, value.value)
     options.sources = sources
-    if options.command in ("ask", "resume", "demo", "serve", "mcp"):
+    if options.command in ("ask", "batch", "resume", "demo", "serve", "mcp"):
         for source in sources:
             chosen_there = [key for key, value in options.values.items() if value.origin == source.path]
             if chosen_there and not source.own:
                 say(f"settings from {source.path}: {', '.join(chosen_there)}")
+
+
+def _listeners(options: argparse.Namespace) -> list[Listener]:
+    if options.command == "batch":
+        return []
+    return [LiveView() if getattr(options, "live", False) else write_progress]
 
 
 def _client(model: str, options: argparse.Namespace) -> Client:
@@ -137,7 +145,7 @@ def _rlm(root: Client, sub: Client | None, options: argparse.Namespace, limits: 
         trace=options.trace,
         store=getattr(options, "store", None),
         sandbox=sandbox,
-        listeners=[LiveView() if getattr(options, "live", False) else write_progress],
+        listeners=_listeners(options),
     )
 
 
@@ -153,6 +161,12 @@ def _chosen_rlm(options: argparse.Namespace, limits: Limits | None = None) -> RL
 
 def _ask(options: argparse.Namespace) -> int:
     return _answer(_chosen_rlm(options), options.question, _context(options), options)[0]
+
+
+def _batch(options: argparse.Namespace) -> int:
+    # --usd and --seconds are not each question's
+    each = Limits(usd=options.each_usd, seconds=options.each_seconds, iterations=options.iterations)
+    return batches.answer_all(_chosen_rlm(options, each), _context(options), options, _set_by_signals)
 
 
 def _serve(options: argparse.Namespace) -> int:

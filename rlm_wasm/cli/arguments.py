@@ -48,6 +48,17 @@ examples:
   rlm-wasm ask "How many are late?" --context orders.json --model gpt-5-mini --json | jq .response
 """
 
+_BATCH_EXAMPLES = """\
+examples:
+  rlm-wasm batch questions.txt -o answers.jsonl --context corpus.txt --model gpt-5-mini --usd 5
+  rlm-wasm batch questions.jsonl -o answers.jsonl --model gpt-5-mini --concurrency 8 --each-seconds 300
+
+A file of questions whose name ends in .jsonl or .ndjson has a JSON text or object in each line, with `question` and
+perhaps `id`, `context`, `output` (a JSON Schema) and `metadata`; any other has a question in each line. Each answer is
+appended to the other file as it comes. The same command goes on after any end: what has its answer there is not asked
+again. --usd and --seconds hold over all questions of one command.
+"""
+
 _REPORT_EXAMPLES = """\
 examples:
   rlm-wasm ask "Who signed?" --context contract.txt --model gpt-5-mini --trace run.jsonl
@@ -111,6 +122,7 @@ _REPORTED = ("json", "debug")
 # the settings that each command has, in the order of its help
 KEYS: Mapping[str, Sequence[str]] = {
     "ask": (*_RUN, "errors", "live", "trace", "store", "seed", *_REPORTED, "deno"),
+    "batch": (*_RUN, "concurrency", "errors", "trace", "seed", *_REPORTED, "deno"),
     "demo": (*_RUN, "live", "trace", "seed", *_REPORTED, "deno"),
     "doctor": (*_REPORTED, "deno"),
     "setup": (*_REPORTED, "deno"),
@@ -127,6 +139,7 @@ KEYS: Mapping[str, Sequence[str]] = {
 # what is not an option
 _POSITIONAL = {
     "ask": " QUESTION",
+    "batch": " QUESTIONS-FILE -o FILE",
     "report": " TRACE-FILE",
     "replay": " TRACE-FILE",
     "resume": " RUN",
@@ -176,6 +189,9 @@ def parser(commands: Mapping[str, Command], files: object = None) -> argparse.Ar
     ask.add_argument("question", metavar="QUESTION", help="in the words of a person")
     about = ask.add_argument("--context", metavar="FILE|DIR|-", help="what the question is about; - is standard input")
     _completes(about, files)
+    _add_batch(
+        add("batch", "answer the questions of a file, many at once", _BATCH_EXAMPLES, _SETTINGS, _EXIT_CODES), files
+    )
     add(
         "demo",
         "answer a checkable question over Python's language reference",
@@ -215,6 +231,25 @@ def parse(whole: argparse.ArgumentParser, arguments: Sequence[str] | None) -> ar
         options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.rest = rest
     return options
+
+
+def _add_batch(made: argparse.ArgumentParser, files: object) -> None:
+    about = "the questions: JSON lines in a .jsonl or .ndjson file, else a question a line"
+    _completes(made.add_argument("questions", metavar="QUESTIONS-FILE", help=about), files)
+    out = made.add_argument("-o", "--output", metavar="FILE", required=True, help="where the answers are written")
+    _completes(out, files)
+    context = made.add_argument(
+        "--context", metavar="FILE|DIR|-", help="what the questions are about that have no context of their own"
+    )
+    _completes(context, files)
+    made.add_argument("--each-usd", type=NUMBER.parse, metavar="N", help="spend at most this on each question")
+    made.add_argument("--each-seconds", type=NUMBER.parse, metavar="N", help="give each question at most these")
+    made.add_argument(
+        "--ask-again",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether what failed in an earlier batch is asked again (default: it is)",
+    )
 
 
 def _add_replay(made: argparse.ArgumentParser, files: object) -> None:

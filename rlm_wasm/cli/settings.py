@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from rlm_wasm.batches import CONCURRENCY
 from rlm_wasm.clients.connections import host_of
 from rlm_wasm.dialects import DIALECTS, HOUSE
 from rlm_wasm.integrations.serve import MAX_REQUEST_MB
@@ -168,6 +169,7 @@ ALL = {
             choices=("strict", "replace", "ignore", "backslashreplace"),
             default="strict",
         ),
+        Setting("concurrency", "questions at once", COUNT, "N", default=CONCURRENCY),
         Setting("live", "draw the run as it goes, where stderr is a terminal", SWITCH, default=False),
         Setting("json", "print JSON for machines", SWITCH, default=False),
         Setting("debug", "show the traceback of a failure", SWITCH, default=False),

@@ -62,7 +62,7 @@ class LiveView:
     @property
     def hears_pieces(self) -> bool:
         """Whether it wants replies in pieces, as they come (`RootStreamed`): where it draws, and not in lines."""
-        return self._console is not None or _is_terminal()
+        return self._console is not None or is_terminal()
 
     def __enter__(self) -> Self:
         return self
@@ -111,11 +111,11 @@ class LiveView:
             from rich.console import Console
             from rich.live import Live
         except ImportError:
-            if _is_terminal() and not self._told_missing:
+            if is_terminal() and not self._told_missing:
                 self._told_missing = True
                 say("the live view is drawn with rich, which is not installed: pip install 'rlm-wasm[rich]'")
             return None
-        console = self._console or (Console(file=sys.stderr) if _is_terminal() else None)
+        console = self._console or (Console(file=sys.stderr) if is_terminal() else None)
         if console is None or not console.is_terminal or console.is_dumb_terminal:
             return None
         if console.height < _LEAST_ROWS or not _terminal.acquire(blocking=False):
@@ -169,7 +169,8 @@ class LiveView:
         return [_text(row, width, picture) for row in picture.rows(roots)]
 
 
-def _is_terminal() -> bool:
+def is_terminal() -> bool:
+    """Whether stderr is a terminal in which can be drawn."""
     return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")
 
 

@@ -21,7 +21,8 @@ from tests.test_cli import ChatServer, repl, start
 
 README = Path(__file__).parents[2] / "README.md"
 COMMANDS = (
-    *("ask", "demo", "report", "replay", "runs", "resume", "doctor", "setup", "serve", "mcp", "config", "completion"),
+    *("ask", "batch", "demo", "report", "replay", "runs", "resume", "doctor", "setup", "serve", "mcp", "config"),
+    "completion",
     "bench",
 )
 
@@ -34,7 +35,9 @@ def help_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_help_has_examples_that_parse_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    told = help_of(capsys) + "".join(help_of(capsys, name) for name in ("ask", "completion", "report", "replay"))
+    told = help_of(capsys) + "".join(
+        help_of(capsys, name) for name in ("ask", "batch", "completion", "report", "replay")
+    )
     assert all(f"    {command} " in told for command in COMMANDS)
     for code in ("0 ", "1 ", "2 ", "3 ", "130"):
         assert re.search(rf"^  {code} ", told, re.MULTILINE)
