@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -21,7 +20,7 @@ import msgspec
 
 from rlm_wasm.errors import ProtocolError
 from rlm_wasm.limits import Usage
-from rlm_wasm.locks import lock
+from rlm_wasm.locks import LockBeside, Taken
 from rlm_wasm.sandbox import values
 from rlm_wasm.trace_file import plain_of
 from rlm_wasm.trajectory import Completion
@@ -81,8 +80,7 @@ class AnswersFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._lock_path = self.path.with_name(f".{self.path.name}.lock")
-        self._lock: int | None = None
+        self._lock = LockBeside(self.path)
         self._file: int | None = None
         self._known: dict[tuple[str, str], Answered] = {}
 
@@ -91,7 +89,12 @@ class AnswersFile:
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = self._locked()
+        try:
+            self._lock.__enter__()
+        except Taken:
+            raise BatchBusy(
+                f"another batch writes {str(self.path)!r}: wait for its end, or end it, or choose another file"
+            ) from None
         try:
             self._open()
         except BaseException:
@@ -101,12 +104,7 @@ class AnswersFile:
 
     def __exit__(self, *exception: object) -> None:
         self._close()
-        held, self._lock = self._lock, None
-        if held is not None:
-            # Windows removes no file that is open, and then it stays
-            with suppress(OSError):
-                self._lock_path.unlink()
-            os.close(held)
+        self._lock.__exit__()
 
     def _close(self) -> None:
         file, self._file = self._file, None
@@ -143,22 +141,6 @@ class AnswersFile:
         self._close()
         with written_whole(self.path) as file:
             file.writelines(_encode(answered) for answered in (*others, *answers))
-
-    def _locked(self) -> int:
-        while True:
-            held = os.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                lock(held)
-            except OSError:
-                os.close(held)
-                raise BatchBusy(
-                    f"another batch writes {str(self.path)!r}: wait for its end, or end it, or choose another file"
-                ) from None
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(held), self._lock_path.stat()):
-                    return held
-            # whoever held it has removed it meanwhile
-            os.close(held)
 
     def _open(self) -> None:
         # a new file can be read by its owner alone; O_BINARY: Windows would write other line ends

@@ -91,6 +91,10 @@ EXPECTED: dict[str, list[str]] = {
         "asked before: Which has the largest revenue? -> Ariane\n",
         "all together: 254 | printed: How many launches are there?\n",
     ],
+    "search_index": [
+        "first: 200 files were read\nagain: 1 changed, 1 gone\n",
+        "answer: Note 117: the contract was signed on Monday.\n",
+    ],
     "served": ["short: Hello to you.", "long: It jammed 1000 times."],
     "several_questions": [
         "How many words are there? 16000, after 1 replies and 1 calls",

@@ -25,32 +25,19 @@ from rlm_wasm.errors import RetrieverError
 from rlm_wasm.retrievers.collection import Documents, Paths, documents_in, documents_of
 from rlm_wasm.retrievers.filters import wanted
 from rlm_wasm.retrievers.fusion import depth, fused
+from rlm_wasm.retrievers.indexing import Indexed, Progress, bring_up
 from rlm_wasm.retrievers.protocol import Document, Embed, Filters, Hit
+from rlm_wasm.retrievers.tables import APPLICATION, BATCH, SCHEMA, VERSION, connect
 from rlm_wasm.retrievers.terms import Terms, terms_of
 from rlm_wasm.retrievers.vectors import embedded, packed, similarities
 from rlm_wasm.sandbox.values import well_formed
 
-# "rlmw" in ASCII: what `PRAGMA application_id` is for
-_APPLICATION = 0x726C6D77
-_VERSION = 1
-# documents: of one insert, of one call to embed (vendors take some hundred texts at once), of one comparison
-_BATCH = 256
 # tokens (64 is the most that FTS5 takes) and characters
 _PREVIEW_TOKENS = 48
 _PREVIEW_CHARS = 400
 # steps of SQLite's machine between two looks at whether anybody still waits: well under a millisecond
 _STEPS = 10_000
 
-_SCHEMA = f"""
-PRAGMA application_id = {_APPLICATION};
-PRAGMA user_version = {_VERSION};
-CREATE TABLE documents (
-    number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, text TEXT NOT NULL, metadata TEXT NOT NULL, vector BLOB
-);
-CREATE VIRTUAL TABLE words USING fts5 (
-    text, content = 'documents', content_rowid = 'number', tokenize = 'unicode61 remove_diacritics 2'
-);
-"""
 _BEST = """
 SELECT words.rowid, -bm25(words) AS score FROM words JOIN documents ON documents.number = words.rowid
 WHERE words MATCH ? AND {condition} ORDER BY score DESC, words.rowid LIMIT ?
@@ -73,8 +60,9 @@ class EmbeddedRetriever(AsyncResource):
         async with await EmbeddedRetriever.from_documents(["one text", "another"]) as retriever:
             hits = await retriever.search("text")
 
-    Made by `from_documents`, `from_paths` and `open`. With `embed` it is a `VectorRetriever` and a `HybridRetriever`
-    too: then the vectors of all documents are read for each search, which without numpy takes seconds for 100,000.
+    Made by `from_documents`, `from_paths`, `index` and `open`. With `embed` it is a `VectorRetriever` and a
+    `HybridRetriever` too: then the vectors of all documents are read for each search, which without numpy takes
+    seconds for 100,000.
     Words of a query are looked for each by itself, what stands in double quotes as a phrase; the more of them a
     document has, and the rarer they are, the higher it ranks. Case and accents do not count.
     """
@@ -85,6 +73,8 @@ class EmbeddedRetriever(AsyncResource):
         self._name = name
         # a thread's, because one instance may serve several event loops
         self._lock = threading.Lock()
+        self.indexed = Indexed()
+        """What bringing the index up to date took; nothing where it was not made by `index`."""
 
     @classmethod
     async def from_documents(
@@ -101,7 +91,7 @@ class EmbeddedRetriever(AsyncResource):
         name = ":memory:" if path is None else str(path)
         connection: sqlite3.Connection | None = None
         try:
-            connection = await run_sync(_connect, name)
+            connection = await run_sync(connect, name)
             await _build(connection, documents_of(documents), embed)
             return cls(connection, embed, name=name)
         except BaseException as error:
@@ -122,6 +112,39 @@ class EmbeddedRetriever(AsyncResource):
         for a file that is not text, and what `from_documents` raises.
         """
         return await cls.from_documents(await run_sync(partial(documents_in, paths, errors=errors)), path, embed)
+
+    @classmethod
+    async def index(
+        cls,
+        paths: Paths,
+        path: str | Path,
+        embed: Embed | None = None,
+        *,
+        errors: str = "strict",
+        progress: Progress | None = None,
+    ) -> Self:
+        """Search text files by an index at `path`, which is made if there is none, and otherwise brought up to date.
+
+        Only files that are new or changed are read, piece by piece, so that they may be larger than memory: a file of
+        more than 16 kB is several documents, whose metadata say where in it they `start` and `end` (bytes). What is
+        gone is dropped. A vector is asked of `embed` once for each text. A file that is not UTF-8, or cannot be read,
+        is left out, as `indexed.left_out` says; `errors` other than "strict" takes what is not UTF-8. `progress` is
+        told how far it is. An index that is damaged, or of another version, is made anew, and `indexed.rebuilt` says
+        why.
+
+        Raises FileNotFoundError for a path that is not there, ValueError if something else is at `path`, RetrieverError
+        if the index cannot be written (a full disk), another program writes it, or `embed` fails: then an index that
+        was there is as it was, and one that was begun goes on from there.
+        """
+        named = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(each) for each in paths]
+        try:
+            indexed = await bring_up(Path(path), named, embed, errors=errors, progress=progress)
+        except sqlite3.Error as error:
+            text = f"the index {str(path)!r} could not be written ({error}); one that was there is as it was"
+            raise RetrieverError(text) from error
+        retriever = await cls.open(path, embed)
+        retriever.indexed = indexed
+        return retriever
 
     @classmethod
     async def open(cls, path: str | Path, embed: Embed | None = None) -> Self:
@@ -195,11 +218,6 @@ class EmbeddedRetriever(AsyncResource):
             given_up.set()
 
 
-def _connect(name: str, *, uri: bool = False) -> sqlite3.Connection:
-    # autocommit: transactions are begun here, by name
-    return sqlite3.connect(name, check_same_thread=False, isolation_level=None, uri=uri)
-
-
 def _discard(connection: sqlite3.Connection | None, path: str | Path | None) -> None:
     if connection is not None:
         connection.close()
@@ -208,11 +226,11 @@ def _discard(connection: sqlite3.Connection | None, path: str | Path | None) -> 
 
 
 def _open(path: str, vectors: bool) -> sqlite3.Connection:
-    connection = _connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)
+    connection = connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)
     try:
         [application] = connection.execute("PRAGMA application_id").fetchone()
         [version] = connection.execute("PRAGMA user_version").fetchone()
-        if (application, version) != (_APPLICATION, _VERSION):
+        if (application, version) != (APPLICATION, VERSION):
             raise ValueError(f"{path!r} is a database of another program, or of another version of this one")
         bare = "SELECT 1 FROM documents WHERE vector IS NULL LIMIT 1"
         if vectors and connection.execute(bare).fetchone():
@@ -227,8 +245,8 @@ def _open(path: str, vectors: bool) -> sqlite3.Connection:
 
 
 async def _build(connection: sqlite3.Connection, documents: Iterator[Document], embed: Embed | None) -> None:
-    await run_sync(connection.executescript, f"BEGIN; {_SCHEMA}")
-    while batch := await run_sync(lambda: list(islice(documents, _BATCH))):
+    await run_sync(connection.executescript, f"BEGIN; {SCHEMA}")
+    while batch := await run_sync(lambda: list(islice(documents, BATCH))):
         vectors: Sequence[bytes | None] = [None] * len(batch)
         if embed is not None:
             given = await embedded(embed, [well_formed(document.text) for document in batch])
@@ -274,7 +292,7 @@ def _by_vectors(connection: sqlite3.Connection, *, query: bytes, k: int, filters
 
 
 def _compared(rows: sqlite3.Cursor, query: bytes) -> Iterator[tuple[int, float]]:
-    while batch := rows.fetchmany(_BATCH):
+    while batch := rows.fetchmany(BATCH):
         scores = similarities(query, [vector for _, vector in batch])
         yield from ((number, score) for (number, _), score in zip(batch, scores, strict=True))
 
