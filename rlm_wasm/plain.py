@@ -62,5 +62,5 @@ class PlainCall:
         except EndedEarly as early:
             if early.by == "cancelled":
                 raise
-        allowed = self._budget.limits.seconds or 0.0
+        allowed = self._budget.seconds_limit or 0.0
         raise LimitExceeded("seconds", allowed, allowed)
