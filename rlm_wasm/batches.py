@@ -319,13 +319,14 @@ def _with(answered: Answered, done: Completion) -> Answered:
 
 
 def _digest(context: contexts.Context) -> str:
-    """A SHA-256 of the whole content."""
+    """A SHA-256 of the whole content, as far as it can be had."""
     content = context.value
     if not isinstance(content, (str, bytes)):
+        size, ends = contexts.fingerprint(content)
         try:
-            content = encode(content)
+            # what is known by its size and its ends is too large, or of no such form, to be written out
+            content = f"{size} {ends}" if ends else encode(content)
         except (TypeError, ValueError):
-            # what has no such form is known by what is said of it
             content = context.description
     seen = hashlib.sha256(type(content).__name__.encode())
     for start in range(0, len(content), _PIECE):

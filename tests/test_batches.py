@@ -329,3 +329,22 @@ async def test_after_a_kill_each_question_is_answered_once_and_none_twice(tmp_pa
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     assert [(line["question"], line["response"]) for line in lines] == [(question, 11) for question in QUESTIONS]
     assert os.listdir(tmp_path) == ["answers.jsonl"]
+
+
+# --- what is the same question -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("context", "other"),
+    [
+        ("x" * 3_000_000, "x" * 1_500_000 + "y" + "x" * 1_499_999),
+        ("xy", b"xy"),
+        ({"a": [1, 2]}, {"a": [1, 3]}),
+    ],
+    ids=["changed in the middle", "of another type", "JSON-like"],
+)
+async def test_an_answer_is_of_one_context_alone(tmp_path: Path, context: object, other: object) -> None:
+    model, path = Model(), tmp_path / "answers.jsonl"
+    for given in (context, other, context, other):
+        await dry(model, ["a?"], context=given, answers=path)
+    assert len(model.asked) == 2
