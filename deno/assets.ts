@@ -13,6 +13,7 @@ import equipment from "./equipment.py" with { type: "text" };
 import files from "./files.py" with { type: "text" };
 import names from "./names.py" with { type: "text" };
 import output from "./output.py" with { type: "text" };
+import packages from "./packages.py" with { type: "text" };
 import prelude from "./prelude.py" with { type: "text" };
 import threads from "./threads.py" with { type: "text" };
 import tracebacks from "./tracebacks.py" with { type: "text" };
@@ -28,6 +29,7 @@ export const PYTHON_MODULES: [name: string, source: string][] = [
   ["rlm_files", files],
   ["rlm_names", names],
   ["rlm_output", output],
+  ["rlm_packages", packages],
   ["rlm_prelude", prelude],
   ["rlm_threads", threads],
   ["rlm_tracebacks", tracebacks],

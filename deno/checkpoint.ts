@@ -34,8 +34,9 @@ const MB = 1024 * 1024, PAGE = 4096;
 const MOST = (MAX_MEMORY_MB + BOOT_MB) * MB;
 /** What the memory of an interpreter depends on, beside Pyodide; `rlm_wasm/sandbox/process.py` has the same list. */
 const SOURCES =
-  ("assets.ts awaits.py clock.ts equipment.py files.py image.ts loading.ts main.ts names.py output.py peer.ts " +
-    "prelude.py realm.ts sandbox.ts seed.ts threads.py tracebacks.py values.py wire.ts worker.ts").split(" ");
+  ("assets.ts awaits.py clock.ts equipment.py files.py image.ts linking.ts loading.ts main.ts names.py output.py " +
+    "packages.py packages.ts peer.ts prelude.py realm.ts sandbox.ts seed.ts threads.py tracebacks.py values.py " +
+    "wire.ts worker.ts").split(" ");
 
 type Bytes = Uint8Array<ArrayBuffer>;
 
@@ -292,6 +293,9 @@ function readManifest(file: Bytes): { manifest: Manifest; end: number } {
 function checked(manifest: unknown): Manifest {
   if (typeof manifest !== "object" || manifest === null) throw new RangeError("no object");
   const fields = manifest as Record<string, unknown>;
+  if (Object.hasOwn(fields, "packages")) {
+    throw new RangeError("it is of a sandbox with packages, which is restored from Python alone");
+  }
   const known = [...Object.keys(BOUNDS), ...LISTS, ...TEXTS].sort();
   if (Object.keys(fields).sort().join() !== known.join()) {
     throw new RangeError("its keys are not those of one");

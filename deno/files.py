@@ -8,8 +8,8 @@ import fcntl
 import os
 import stat
 
-# made by the system, the same everywhere
-NOT_KEPT = ("/dev", "/proc")
+# made by the system, or of packages: the same everywhere
+NOT_KEPT = ("/dev", "/proc", "/packages", "/usr/lib")
 # what was there before any cell: path to (size, time of change)
 before = {}
 

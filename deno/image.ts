@@ -22,7 +22,7 @@ export interface Head {
   memoryBytes: number;
   /** V8's cache of the compiled code around the interpreter. */
   code: Uint8Array<ArrayBuffer>;
-  /** What Pyodide wrote before the memory: its build and what JavaScript objects it refers to. */
+  /** What Pyodide wrote before the memory (its build, the JavaScript objects it refers to), and what is linked. */
   header: Uint8Array<ArrayBuffer>;
   /** How many runs of pages the body has. */
   runs: number;
@@ -73,20 +73,39 @@ export function packHead(
   return head;
 }
 
-/** Make an image of what Pyodide's `makeMemorySnapshot` gave, and of a code cache. */
-export function packImage(snapshot: Uint8Array<ArrayBuffer>, code: Uint8Array): Uint8Array<ArrayBuffer> {
+/** The bytes of all parts, one after the other. */
+export function joined(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
+  const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}
+
+/** Pyodide's own header, and what follows it: the record of what is linked (linking.ts). */
+export function splitHeader(
+  header: Uint8Array<ArrayBuffer>,
+): [own: Uint8Array<ArrayBuffer>, links: Uint8Array<ArrayBuffer>] {
+  // its second word is its length
+  const length = new DataView(header.buffer, header.byteOffset, header.byteLength).getUint32(4, true);
+  return [header.slice(0, length), header.subarray(length)];
+}
+
+/** Make an image of what Pyodide's `makeMemorySnapshot` gave, of the record of what is linked, and of a code cache. */
+export function packImage(
+  snapshot: Uint8Array<ArrayBuffer>,
+  links: Uint8Array,
+  code: Uint8Array,
+): Uint8Array<ArrayBuffer> {
   // the second word of Pyodide's header is its length
   const headerLength = new DataView(snapshot.buffer, snapshot.byteOffset).getUint32(4, true);
   const memory = snapshot.subarray(headerLength);
   const runs = findRuns(memory);
   const pages = gather(memory, runs, 0, memory.length);
-  const head = packHead(code, memory.length, snapshot.subarray(0, headerLength), runs.length);
-  const pagesStart = head.length + 8 * runs.length;
-  const image = new Uint8Array(pagesStart + pages.length);
-  image.set(head);
-  image.set(packRuns(runs), head.length);
-  image.set(pages, pagesStart);
-  return image;
+  const header = joined(snapshot.subarray(0, headerLength), links);
+  return joined(packHead(code, memory.length, header, runs.length), packRuns(runs), pages);
 }
 
 /** A run of pages: its first address and its length, in bytes. */

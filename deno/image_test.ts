@@ -23,7 +23,7 @@ Deno.test("what is packed comes back, whatever was in the memory that had been u
     for (const code of [0, 1, 4, 1001]) {
       for (const used of [0, PAGE, 2 * PAGE + 7, pages.length * PAGE]) {
         const snapshot = snapshotOf(pages);
-        const [packed, body] = cut(packImage(snapshot, new Uint8Array(code).fill(7)));
+        const [packed, body] = cut(packImage(snapshot, new Uint8Array(), new Uint8Array(code).fill(7)));
         const head = readHead(packed);
         assert.equal(head.memoryBytes, pages.length * PAGE);
         assert.deepEqual(head.header, snapshot.slice(0, 128));
@@ -37,12 +37,16 @@ Deno.test("what is packed comes back, whatever was in the memory that had been u
 });
 
 Deno.test("zero pages take no room", () => {
-  const image = packImage(snapshotOf([1, ...new Array(1000).fill(0), 2]), new Uint8Array(10));
+  const image = packImage(
+    snapshotOf([1, ...new Array(1000).fill(0), 2]),
+    new Uint8Array(),
+    new Uint8Array(10),
+  );
   assert.ok(image.length < 3 * PAGE);
 });
 
 Deno.test("what is no image, or a damaged one, is refused", () => {
-  const image = packImage(snapshotOf([0, 1, 1, 0, 2]), new Uint8Array(3));
+  const image = packImage(snapshotOf([0, 1, 1, 0, 2]), new Uint8Array(), new Uint8Array(3));
   const [head, body] = cut(image);
   assert.throws(() => headLength(new Uint8Array(10)), /no image/);
   assert.throws(() => headLength(new Uint8Array(1000)), /no image/);

@@ -222,9 +222,10 @@ const methods: Record<string, (params: Fields) => unknown> = {
     return { protocol: PROTOCOL, deno: Deno.version.deno, v8: Deno.version.v8, stages };
   },
   prepare(params) {
-    // what is no head, or no WebAssembly, fails at the boot
-    const wasm = params.wasm == null ? null : peer.takeBlob(params.wasm);
-    if (!initialized) jail.prepare(peer.takeBlob(params.head), wasm);
+    // what is no head, no WebAssembly, or no archive fails at the boot
+    const blob = (name: string) => params[name] == null ? null : peer.takeBlob(params[name]);
+    const head = blob("head"), wasm = blob("wasm"), packages = blob("packages");
+    if (!initialized) jail.prepare(head, wasm, packages);
   },
   async make_image(params) {
     checkProtocol(params);

@@ -21,6 +21,7 @@ import time
 import warnings
 
 import rlm_files
+import rlm_packages
 import rlm_threads
 import rlm_values
 from pyodide.ffi import run_sync
@@ -29,6 +30,7 @@ from rlm_awaits import Awaits
 from rlm_equipment import Host, Library, after_cell, equip  # noqa: F401 - which JavaScript calls
 from rlm_names import all_builtins, given, namespace, put_back, reserve, reserved, user_names
 from rlm_output import MARK, Output, Stream
+from rlm_packages import import_packages  # noqa: F401 - which JavaScript calls
 from rlm_tracebacks import class_name, explain
 
 MAX_NAMES = 256
@@ -99,6 +101,7 @@ def connect(bridge, settings):
     mark = settings.get("output_mark")
     Cell.mark = MARK if mark is None else mark
     Cell.echo = settings.get("echo") is not False
+    rlm_packages.find()
     if files is not None:
         # a checkpoint: its own seeds and functions stay
         rlm_files.unpack(files)
@@ -106,6 +109,7 @@ def connect(bridge, settings):
         sys.stdout, sys.stderr = stdout, stderr
         # the state in the image is the same for all sandboxes that start from it
         random.seed(os.urandom(32))
+        rlm_packages.reseed()
         sys.modules["rlm_host"] = Host(FINAL)
     for name in settings["functions"]:
         if name not in host_functions:

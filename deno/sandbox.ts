@@ -9,7 +9,9 @@ import { ComputingClock, loadNode } from "./clock.ts";
 import { headLength } from "./image.ts";
 import type { Form } from "./loading.ts";
 import imageSource from "./image.ts" with { type: "text" };
+import linkingSource from "./linking.ts" with { type: "text" };
 import loadingSource from "./loading.ts" with { type: "text" };
+import packagesSource from "./packages.ts" with { type: "text" };
 import realmSource from "./realm.ts" with { type: "text" };
 import seedSource from "./seed.ts" with { type: "text" };
 import workerSource from "./worker.ts" with { type: "text" };
@@ -27,6 +29,16 @@ const TICK = 50;
 /** How long a load or a get may take, in seconds: a variable's own methods, or what a cell left behind, can hold it up. */
 const LOAD_OR_GET_WITHIN = 30;
 const PLATFORM = { abi_version: "2026_0", arch: "wasm32", platform: "emscripten_5_0_3", python: "3.14.2" };
+
+/** What the jail imports beside itself. */
+const JAIL_MODULES = [
+  ["realm", realmSource],
+  ["image", imageSource],
+  ["linking", linkingSource],
+  ["loading", loadingSource],
+  ["packages", packagesSource],
+  ["seed", seedSource],
+] as const;
 
 /** What the caller of a sandbox may choose; handed whole to the jail. */
 export interface Settings {
@@ -52,7 +64,7 @@ export interface Settings {
 
 /** What the broker sends into the jail. */
 export type ToJail =
-  | { type: "modules"; realm: string; image: string; loading: string; seed: string }
+  | ({ type: "modules" } & Record<(typeof JAIL_MODULES)[number][0], string>)
   | {
     type: "assets";
     pyodide: string;
@@ -62,7 +74,7 @@ export type ToJail =
     modules: [name: string, source: string][];
   }
   | { type: "wasm"; module: WebAssembly.Module }
-  | { type: "prepare"; head: Uint8Array<ArrayBuffer> | null }
+  | { type: "prepare"; head: Uint8Array<ArrayBuffer> | null; packages: Uint8Array<ArrayBuffer> | null }
   | { type: "make_image" }
   | {
     type: "boot";
@@ -210,13 +222,8 @@ export class Sandbox {
 
   /** What the jail needs of files. Imports that are written out need no permission; meanwhile the jail starts. */
   async #sendAssets(): Promise<void> {
-    this.#post({
-      type: "modules",
-      realm: blobUrl(realmSource, "application/typescript"),
-      image: blobUrl(imageSource, "application/typescript"),
-      loading: blobUrl(loadingSource, "application/typescript"),
-      seed: blobUrl(seedSource, "application/typescript"),
-    });
+    const urls = JAIL_MODULES.map(([name, source]) => [name, blobUrl(source, "application/typescript")]);
+    this.#post({ type: "modules", ...Object.fromEntries(urls) });
     const { asmSource, pyodideSource, PYTHON_MODULES, STDLIB } = await import("./assets.ts");
     this.#post({
       type: "assets",
@@ -243,12 +250,17 @@ export class Sandbox {
 
   /**
    * Say with what image the jail will be booted, of which the head is enough to go on, and hand it CPython's
-   * WebAssembly. Null for no image, and for the WebAssembly as it is on disk. The first call counts.
+   * WebAssembly and an archive of packages (packages.ts). Null for no image, for the WebAssembly as it is on disk, and
+   * for no packages. The first call counts.
    */
-  prepare(head: Uint8Array<ArrayBuffer> | null, wasm: Uint8Array<ArrayBuffer> | null = null): void {
+  prepare(
+    head: Uint8Array<ArrayBuffer> | null,
+    wasm: Uint8Array<ArrayBuffer> | null = null,
+    packages: Uint8Array<ArrayBuffer> | null = null,
+  ): void {
     if (this.#prepared) return;
     this.#prepared = true;
-    this.#post({ type: "prepare", head });
+    this.#post({ type: "prepare", head, packages }, packages ? [packages.buffer] : []);
     this.#sendWasm(wasm).catch((error) => this.#die(new SandboxDead(`its WebAssembly: ${error.message}`)));
   }
 

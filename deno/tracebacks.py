@@ -6,6 +6,7 @@ Exceptions are hostile too: their `__str__`, their class's name and their chain 
 import re
 import traceback
 
+from rlm_packages import described as packages_described
 from rlm_values import well_formed
 
 MAX_CHARS = 8_000
@@ -19,6 +20,8 @@ def explain(exception):
         text = "".join(described.format()).rstrip()
     except BaseException as second:
         text = f"{class_name(exception)} (its traceback could not be shown: {class_name(second)})"
+    if isinstance(exception, ModuleNotFoundError):
+        text += f"\n{packages()}"
     if isinstance(exception, SystemExit):
         text += "\n(the cell ended here; the sandbox and its variables live on)"
     text = well_formed(text)
@@ -26,6 +29,13 @@ def explain(exception):
         half = MAX_CHARS // 2
         text = f"{text[:half]}\n[... {len(text) - 2 * half:,} characters left out ...]\n{text[-half:]}"
     return text
+
+
+def packages():
+    try:
+        return packages_described()
+    except BaseException as second:
+        return f"(which packages are installed cannot be told: {class_name(second)})"
 
 
 def class_name(exception):

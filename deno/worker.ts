@@ -9,13 +9,16 @@
 import vm from "node:vm";
 
 import type * as Images from "./image.ts";
+import type * as Linkings from "./linking.ts";
 import type * as Loadings from "./loading.ts";
+import type * as Packages from "./packages.ts";
 import type * as Realm from "./realm.ts";
 import type * as Seeds from "./seed.ts";
 import type { FromJail, Stage, ToJail } from "./sandbox.ts";
 
 type Modules = Extract<ToJail, { type: "modules" }>;
 type Assets = Extract<ToJail, { type: "assets" }>;
+type Prepared = Extract<ToJail, { type: "prepare" }>;
 type Boot = Extract<ToJail, { type: "boot" | "make_image" }>;
 type CreateModule = (settings: Settings) => Promise<PyodideModule>;
 type Settings = Record<string, unknown>;
@@ -35,6 +38,7 @@ interface Prelude {
   load_buffer: PyFunction;
   decode_variable: PyFunction;
   equip: PyFunction;
+  import_packages(names: string): void;
   get: PyFunction;
 }
 interface Py {
@@ -47,7 +51,9 @@ interface Py {
   FS: { writeFile(path: string, text: string): void; mkdirTree(path: string): void };
 }
 /** Emscripten's module, with Pyodide's part of it. */
-interface PyodideModule extends Loadings.Module {
+interface PyodideModule extends Loadings.Module, Linkings.Module {
+  FS: Packages.FileSystem;
+  MEMFS: Packages.Nodes;
   API: { restoreSnapshot(snapshot: Uint8Array): unknown };
   HEAP8: Int8Array;
   _sbrk(increment: number): number;
@@ -107,6 +113,11 @@ let loadings: typeof Loadings;
 let memory: PyodideModule;
 let takeSnapshot: Py["makeMemorySnapshot"];
 let images: typeof Images;
+let linkings: typeof Linkings;
+/** Packages, if there are any, and how long the table of functions was before a library was linked. */
+let packages: Packages.Archive | null = null;
+let packaging: typeof Packages;
+let tableBefore = 0;
 /** The pages of the checkpoint that is being taken: meanwhile Python has nothing of this realm. */
 let checkpoint: Images.Run[] | null = null;
 let loading: Loadings.Loading | null = null;
@@ -220,7 +231,7 @@ const arrivals = {
   modules: Promise.withResolvers<Modules>(),
   assets: Promise.withResolvers<Assets>(),
   wasm: Promise.withResolvers<WebAssembly.Module>(),
-  head: Promise.withResolvers<Uint8Array<ArrayBuffer> | null>(),
+  prepared: Promise.withResolvers<Prepared>(),
   boot: Promise.withResolvers<Boot>(),
 };
 
@@ -241,6 +252,11 @@ function serveFiles(stdlib: Uint8Array<ArrayBuffer>): void {
 
 /** Where in a PyThreadState the pointer to its current frame is; CPython itself says so in its debug offsets. */
 const CURRENT_FRAME = 52;
+const NOTED = "alignMemory(getMemory(metadata.memorySize+memAlign),memAlign):0;" +
+  "var tableBase=metadata.tableSize?wasmTable.length:0;" +
+  "if(flags.at){memoryBase=flags.at.memory;tableBase=flags.at.table}" +
+  "(Module.linked??=[]).push({name:libName,memory:memoryBase,bytes:metadata.memorySize,table:tableBase," +
+  "entries:metadata.tableSize});";
 /**
  * What is changed in Pyodide's code. As a script, and not as a module, it can be had from a cache. The exports of
  * CPython are entered into the table for dynamic linking when one is linked to, not all 8,560 at every start. And the
@@ -259,6 +275,21 @@ const CHANGES: [was: string, is: string][] = [
     "HEAPU32[at]=0;return{at,frame,",
   ],
   ["state.stackState.restore();", "state.stackState.restore();HEAPU32[state.at]=state.frame;"],
+  // where a library is linked, and what the table of functions gets beside, is noted (linking.ts); one that is linked
+  // again is put where it was, and its data are not made anew
+  [
+    "alignMemory(getMemory(metadata.memorySize+memAlign),memAlign):0;" +
+    "var tableBase=metadata.tableSize?wasmTable.length:0;",
+    NOTED,
+  ],
+  ["if(metadata.tableSize){wasmTable.grow", "if(metadata.tableSize&&!flags.at){wasmTable.grow"],
+  ["if(applyRelocs){if(", "if(applyRelocs&&!flags.at){if("],
+  ["if(init){if(runtime", "if(init&&!flags.at){if(runtime"],
+  [
+    "functionsInTableMap.set(func,ret);return ret};",
+    "functionsInTableMap.set(func,ret);(Module.entered??=[]).push([ret,func]);return ret};" +
+    "Module.noteEntry=(func,index)=>{functionsInTableMap?.set(func,index);(Module.entered??=[]).push([index,func])};",
+  ],
 ];
 
 /** Pyodide's code, which is over a megabyte, compiled with the help of an image's cache. */
@@ -295,12 +326,32 @@ async function loadPyodide(
   });
 }
 
+/** Make Emscripten's module, and put the packages' files into its file system. */
+function withPackages(create: CreateModule): CreateModule {
+  return async (settings) => {
+    const module = await create(settings);
+    tableBefore = module.wasmTable.length;
+    if (packages) packaging.mount(module.FS, module.MEMFS, packages.files);
+    return module;
+  };
+}
+
+/** The record of what is linked, as bytes; none for nothing. Throws an error for what cannot be kept. */
+function recordLinks(): Uint8Array<ArrayBuffer> {
+  const kept = new Set(packages?.files.map(([path]) => path));
+  return linkings.pack(linkings.record(memory, tableBefore, (name) => kept.has(name)));
+}
+
 /** Load Pyodide from an image, whose body is awaited only when all else is done. */
 async function loadFromImage(
   assets: Assets,
   head: Images.Head,
   create: CreateModule,
 ): Promise<Py> {
+  const [header, packed] = images.splitHeader(head.header);
+  const links = linkings.unpack(packed);
+  const compiled = links && linkings.compile(links, packages?.files ?? []);
+  compiled?.catch(() => {});
   const createFromImage = async (settings: Settings) => {
     reached("Pyodide's code");
     const module = await create(settings);
@@ -310,6 +361,7 @@ async function loadFromImage(
       if (grown === 0) throw new RangeError("there is no memory for it");
       module._free(grown);
     }
+    if (links && compiled) linkings.link(module, links, await compiled);
     const boot = await arrivals.boot.promise;
     if (boot.type !== "boot" || !boot.body) throw new Error("the image's body was not sent");
     reached("the image here");
@@ -317,7 +369,8 @@ async function loadFromImage(
     module.API.restoreSnapshot = (header: Uint8Array) => {
       // Pyodide's own part checks the header and finds no memory behind it
       const described = check(header);
-      images.restore(module.HEAPU8, module._sbrk(0), head, boot.body!);
+      const used = Math.max(module._sbrk(0), links ? linkings.end(links) : 0);
+      images.restore(module.HEAPU8, used, head, boot.body!);
       reached("the image in its place");
       // at once: an idle jail has no reason to collect what it no longer uses
       boot.body!.buffer.transfer(0);
@@ -328,7 +381,7 @@ async function loadFromImage(
     return module;
   };
   return await loadPyodide(assets, createFromImage, {
-    _loadSnapshot: head.header,
+    _loadSnapshot: header,
     // so that checkpoints can be taken; what variables held of JavaScript is not in them
     _makeSnapshot: true,
     _snapshotDeserializer: () => null,
@@ -342,14 +395,18 @@ function installPrelude(py: Py, modules: [name: string, source: string][]): void
 
 /** Make a memory image: a booted interpreter with the prelude in it, that never saw anybody's data. */
 async function makeImage(assets: Assets, script: vm.Script): Promise<void> {
-  const py = await loadPyodide(assets, script.runInThisContext(), { _makeSnapshot: true });
+  const create = withPackages(script.runInThisContext());
+  const py = await loadPyodide(assets, create, { _makeSnapshot: true });
   installPrelude(py, assets.modules);
-  const snapshot = py.makeMemorySnapshot();
+  memory = py._module;
+  if (packages) py.pyimport("rlm_prelude").import_packages(JSON.stringify(packages.imports));
+  const links = recordLinks();
+  const snapshot = py.makeMemorySnapshot(packages ? { serializer: () => null } : undefined);
   // a cell, so that the code that it takes is in the cache too
   prelude = py.pyimport("rlm_prelude");
   prelude.connect(bridge, JSON.stringify({ functions: [], output_chars: 100, output_words: null }));
   await prelude.run_cell.callPromising("import asyncio\nprint(await asyncio.sleep(0))\n1", 1);
-  const image = images.packImage(snapshot, script.createCachedData());
+  const image = images.packImage(snapshot, links, script.createCachedData());
   send({ type: "image", image }, [image.buffer]);
 }
 
@@ -359,7 +416,7 @@ async function bootSandbox(
   script: vm.Script,
 ): Promise<Py> {
   (globalThis as unknown as Settings).setTimeout = setTimeoutInJob;
-  const create = script.runInThisContext() as CreateModule;
+  const create = withPackages(script.runInThisContext());
   if (head) return await loadFromImage(assets, head, create);
   const py = await loadPyodide(assets, create, { _makeSnapshot: true });
   installPrelude(py, assets.modules);
@@ -369,17 +426,20 @@ async function bootSandbox(
 async function start(): Promise<void> {
   const modules = await arrivals.modules.promise;
   let realm: typeof Realm, seeds: typeof Seeds;
-  [realm, images, loadings, seeds] = await Promise.all([
+  [realm, images, loadings, seeds, packaging, linkings] = await Promise.all([
     import(modules.realm),
     import(modules.image),
     import(modules.loading),
     import(modules.seed),
+    import(modules.packages),
+    import(modules.linking),
   ]);
   realm.removeOutside();
   for (const name of ["postMessage", "close"]) delete (globalThis as unknown as Settings)[name];
   const assets = await arrivals.assets.promise;
-  const packed = await arrivals.head.promise;
+  const { head: packed, packages: archive } = await arrivals.prepared.promise;
   reached("files and the image's head");
+  packages = archive && packaging.readArchive(archive);
   const head = packed && images.readHead(packed);
   const script = compile(assets.asm, head?.code.length ? head.code : undefined);
   if (!head && (await arrivals.boot.promise).type === "make_image") {
@@ -442,6 +502,12 @@ async function beginCheckpoint(): Promise<string> {
       "(shut its executor down, join it)";
     return JSON.stringify({ error });
   }
+  let links: Uint8Array<ArrayBuffer>;
+  try {
+    links = recordLinks();
+  } catch (error) {
+    return JSON.stringify({ error: (error as Error).message });
+  }
   const error = await prelude.disconnect.callPromising();
   if (error) return JSON.stringify({ error });
   const whole = memory.HEAP8;
@@ -454,9 +520,14 @@ async function beginCheckpoint(): Promise<string> {
     memory.HEAP8 = whole;
   }
   checkpoint = images.findRuns(memory.HEAPU8);
-  const bytes = new Uint8Array([...header, ...images.packRuns(checkpoint)]);
+  const bytes = images.joined(header, links, images.packRuns(checkpoint));
   const size = checkpoint.reduce((sum, [, length]) => sum + length, 0);
-  const report = { memory: memory.HEAPU8.length, header: header.length, runs: checkpoint.length, size };
+  const report = {
+    memory: memory.HEAPU8.length,
+    header: header.length + links.length,
+    runs: checkpoint.length,
+    size,
+  };
   send({ type: "part", bytes }, [bytes.buffer]);
   return JSON.stringify(report);
 }
@@ -529,7 +600,7 @@ jail.onmessage = ({ data }: MessageEvent<ToJail>) => {
   if (data.type === "modules") arrivals.modules.resolve(data);
   else if (data.type === "assets") arrivals.assets.resolve(data);
   else if (data.type === "wasm") arrivals.wasm.resolve(data.module);
-  else if (data.type === "prepare") arrivals.head.resolve(data.head);
+  else if (data.type === "prepare") arrivals.prepared.resolve(data);
   else if (data.type === "boot" || data.type === "make_image") arrivals.boot.resolve(data);
 };
 start().catch((error) => {

@@ -95,6 +95,13 @@ class SandboxStartError(SandboxError):
     """
 
 
+class PackageError(SandboxStartError):
+    """A package cannot be had for the sandbox, or is not what it should be.
+
+    The message names it, the platform that the sandbox is, and what was tried.
+    """
+
+
 class SandboxCrashed(SandboxError):
     """The child process ended without saying goodbye.
 

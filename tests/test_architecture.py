@@ -21,6 +21,8 @@ LADDER = (
         "bounds",
         "whole_file",
         "locks",
+        "cache_folder",
+        "packages",
         "secrets",
         "cards",
         "limits",

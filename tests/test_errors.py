@@ -18,6 +18,7 @@ TREE = {
     errors.FunctionError: errors.RLMError,
     errors.SandboxError: errors.RLMError,
     errors.SandboxStartError: errors.SandboxError,
+    errors.PackageError: errors.SandboxStartError,
     errors.SandboxCrashed: errors.SandboxError,
     errors.SandboxTimeout: errors.SandboxError,
     errors.ProtocolError: errors.SandboxError,

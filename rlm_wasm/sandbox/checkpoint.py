@@ -45,7 +45,7 @@ _LEVEL = 1
 _Reply = TypeVar("_Reply")
 
 
-class _Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     build: str
     memory_bytes: int
     runs: int
@@ -56,6 +56,7 @@ class _Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     cells: int
     names: tuple[str, ...]
     functions: tuple[str, ...]
+    packages: tuple[tuple[str, str], ...] = ()
 
     def check(self) -> None:
         """Raise ValueError for figures that no checkpoint has."""
@@ -78,7 +79,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """A sandbox's memory between two cells: variables, functions, instances, paused generators, modules and files.
 
     Taken by `Sandbox.checkpoint`, restored by `Sandbox.restore`. `names` are the variables (256 at most), `functions`
-    the host functions, whose answers are the host's affair again. `cells` is how many cells had been run.
+    the host functions, whose answers are the host's affair again. `cells` is how many cells had been run. `packages`
+    are those of the sandbox, with versions, and the SHA-256 of their wheels.
     """
 
     build: str
@@ -90,6 +92,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     cells: int
     names: tuple[str, ...]
     functions: tuple[str, ...]
+    packages: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self) -> str:
         return f"<Checkpoint after {self.cells} cells, {len(self.names)} variables, {megabytes(self.size):,} MB>"
@@ -105,6 +108,15 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(
                 "the checkpoint is of another build of rlm_wasm: a memory means something only to the interpreter it "
                 "was taken of; restore it where it was made, or with the same version installed"
+            )
+
+    def check_packages(self, packages: tuple[tuple[str, str], ...]) -> None:
+        """Raise ValueError if it needs packages and these, with versions and hashes of their wheels, are others."""
+        if self.packages and self.packages != packages:
+            needed, there = (", ".join(name for name, _ in each) or "none" for each in (self.packages, packages))
+            raise ValueError(
+                f"the checkpoint is of a sandbox with other packages: it had {needed}, and there are {there}; give "
+                "packages= as its sandbox had them, from wheels with the same hashes"
             )
 
     def memory_for(self, chosen: int | None) -> int:
@@ -134,6 +146,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
                 cells=self.cells,
                 names=self.names,
                 functions=self.functions,
+                packages=self.packages,
             )
         )
         with written_whole(Path(path)) as file:
@@ -177,6 +190,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
             cells=manifest.cells,
             names=manifest.names,
             functions=manifest.functions,
+            packages=manifest.packages,
         )
 
 
@@ -194,6 +208,7 @@ async def take(
     names: tuple[str, ...],
     functions: Iterable[str],
     at_most_mb: float | None = None,
+    packages: tuple[tuple[str, str], ...] = (),
 ) -> Checkpoint:
     """Take a checkpoint of the child that is asked.
 
@@ -230,6 +245,7 @@ async def take(
         cells=begun.cells,
         names=names,
         functions=tuple(functions),
+        packages=packages,
     )
 
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from rlm_wasm.cache_folder import cache_folder
 from rlm_wasm.sandbox.process import SOURCES, check_runtime, runtime_folder
 from rlm_wasm.whole_file import written_whole
 
@@ -33,18 +34,6 @@ _KEPT_IMAGES = 6
 MAX_BYTES = 256 * 1024 * 1024
 
 
-def cache_folder() -> Path:
-    """Where images are kept: RLM_WASM_CACHE, else the user's cache folder."""
-    chosen = os.environ.get("RLM_WASM_CACHE")
-    if chosen:
-        return Path(chosen)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "rlm-wasm"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "rlm-wasm"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlm-wasm"
-
-
 @cache
 def _runtime_hash(folder: Path) -> str:
     digest = hashlib.sha256()
@@ -55,8 +44,8 @@ def _runtime_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def path_for(deno: Path) -> Path:
-    """The file of the image for this Deno binary and the runtime files as they are.
+def path_for(deno: Path, packages: str = "") -> Path:
+    """The file of the image for this Deno binary, the runtime files as they are, and the archive with this hash.
 
     Deno stands in the key by the binary's size and time of change: asking it for its version would cost a process.
     Raises SandboxStartError if a runtime file is missing.
@@ -67,7 +56,7 @@ def path_for(deno: Path) -> Path:
     except OSError:
         check_runtime()
         raise
-    key = f"{runtime} {deno} {status.st_size} {status.st_mtime_ns} {platform.machine()}"
+    key = f"{runtime} {deno} {status.st_size} {status.st_mtime_ns} {platform.machine()} {packages}"
     return cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.image"
 
 
@@ -85,6 +74,27 @@ def head(code_of: bytes | None, memory_bytes: int, header: bytes, runs: int) -> 
         code = code_of[_FIELDS.size : _FIELDS.size + length]
     fields = _FIELDS.pack(magic, version, len(code), memory_bytes, len(header), runs)
     return fields + code + bytes(-len(code) % 4) + header + bytes(-len(header) % 4)
+
+
+def memory_bytes(image: bytes) -> int:
+    """Bytes that the image's memory takes; 0 for what is no image."""
+    return _FIELDS.unpack_from(image)[3] if len(image) >= _FIELDS.size else 0
+
+
+def with_code_of(image: bytes, own: bytes | None) -> bytes:
+    """An image of which only the memory is taken, with the code cache of one of our own.
+
+    What ran where it was made is not trusted: a code cache is run outside of the interpreter. Raises ValueError for
+    what is no image.
+    """
+    if len(image) < _FIELDS.size:
+        raise ValueError("no image")
+    _, _, code, memory, header, runs = _FIELDS.unpack_from(image)
+    start = _FIELDS.size + -(-code // 4) * 4
+    end = start + -(-header // 4) * 4
+    if end + 8 * runs > len(image):
+        raise ValueError("a damaged image")
+    return head(own, memory, image[start : start + header], runs) + image[end:]
 
 
 def split(image: bytes) -> tuple[memoryview, memoryview]:

@@ -15,6 +15,11 @@ DEFAULT_MEMORY_MB = 1024
 _WORKING_MB = 256
 
 
+def whole_bytes(memory_mb: int) -> int:
+    """Bytes that the interpreter of a sandbox may take in all."""
+    return (BOOT_MB + memory_mb) * 1024 * 1024
+
+
 def megabytes(size: int) -> int:
     """Bytes as the mebibytes of `memory_mb`, rounded up."""
     return -(-size // (1024 * 1024))

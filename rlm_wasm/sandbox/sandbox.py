@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ import anyio.abc
 import anyio.to_thread
 import msgspec
 
+from rlm_wasm import packages
 from rlm_wasm.cards import card, text_of
 from rlm_wasm.errors import ProtocolError, SandboxCrashed, SandboxError, SandboxStartError, SandboxTimeout
 from rlm_wasm.sandbox import image as images
@@ -27,7 +28,7 @@ from rlm_wasm.sandbox import peer as rpc
 from rlm_wasm.sandbox.checkpoint import Checkpoint, take
 from rlm_wasm.sandbox.messages import Empty, Ran, Value
 from rlm_wasm.sandbox.peer import ConnectionEnded, RemoteError
-from rlm_wasm.sandbox.process import find_deno
+from rlm_wasm.sandbox.process import find_deno, runtime_folder
 from rlm_wasm.sandbox.session import (
     DidNotBoot,
     HostFunction,
@@ -129,6 +130,8 @@ class Sandbox:
         self._stages: list[tuple[str, float]] = []
         self._lost: tuple[str, ...] = ()
         self._restored: Checkpoint | None = None
+        self._packages: packages.PackageSet | None = None
+        self._archive: bytes | None = None
         self._children = 0
         self.on_print: Callable[[str, str], None] | None = None
 
@@ -145,13 +148,16 @@ class Sandbox:
 
         Takes what `Sandbox` takes; the checkpoint's host functions must be among `functions`. It is restored inside the
         same prison as any cell, whoever made it. A child that dies is replaced by one that holds the checkpoint again.
-        Raises ValueError if it is of another build, does not fit `memory_mb`, or wants functions that are not given.
+        Raises ValueError if it is of another build, does not fit `memory_mb`, or wants functions or packages that are
+        not given.
         """
         checkpoint.check_build()
         sandbox = cls(options=options, **chosen)
         missing = sorted(set(checkpoint.functions) - set(sandbox._options.functions))
         if missing:
             raise ValueError(f"the checkpoint's cells can call {', '.join(missing)}: give them in functions=")
+        if not sandbox._options.packages:
+            checkpoint.check_packages(())
         sandbox._memory_mb = checkpoint.memory_for(sandbox._options.memory_mb)
         sandbox._restored = checkpoint
         sandbox._names = checkpoint.names
@@ -181,6 +187,11 @@ class Sandbox:
     def stages(self) -> list[tuple[str, float]]:
         """What its last child says that its start has reached, and when, in milliseconds since 1970."""
         return self._stages
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """What is installed in it beside the standard library: each package with its version."""
+        return () if self._packages is None else self._packages.names
 
     @property
     def options(self) -> SandboxOptions:
@@ -297,6 +308,7 @@ class Sandbox:
                         names=self._names,
                         functions=functions,
                         at_most_mb=at_most_mb,
+                        packages=_facts(self._packages),
                     )
                 except RemoteError as error:
                     raise ValueError(f"no checkpoint can be taken now: {error.message}") from None
@@ -339,7 +351,10 @@ class Sandbox:
         if count < 1:
             raise ValueError(f"count must be 1 or more, not {count!r}")
         checkpoint = await self.checkpoint()
-        return [Sandbox.restore(checkpoint, options=self._options) for _ in range(count)]
+        forks = [Sandbox.restore(checkpoint, options=self._options) for _ in range(count)]
+        for forked in forks:
+            forked._packages, forked._archive = self._packages, self._archive
+        return forks
 
     def _make_room(self, variables: Mapping[str, Variable]) -> None:
         """Raise ValueError if there is no room for them; where there could be, end the child for a larger one."""
@@ -386,10 +401,18 @@ class Sandbox:
         self._children += 1
         return session
 
+    async def _find_packages(self) -> None:
+        """The set of packages, from the cache or resolved now: once, so that each child has the same."""
+        if self._options.packages and self._packages is None:
+            wanted, lock = [*self._options.packages], runtime_folder() / "pyodide" / "pyodide-lock.json"
+            self._packages, self._archive = await anyio.to_thread.run_sync(packages.ready, wanted, lock)
+        if self._restored is not None:
+            self._restored.check_packages(_facts(self._packages))
+
     async def _fresh_session(self, tasks: anyio.abc.TaskGroup) -> Session:
         """Start a child in the best way that works here: from an image if there is one, confined by the kernel."""
-        path = images.path_for(find_deno(self._options.deno)) if self._options.use_image else None
-        image = await _image(path, self._options) if path is not None else None
+        await self._find_packages()
+        path, image = await self._image()
         attempts: list[tuple[bytes | None, bool]] = [(image, True)]
         if image is not None:
             attempts.append((None, True))
@@ -404,10 +427,32 @@ class Sandbox:
                     images.discard(path)
         return await self._start_session(tasks, *attempts[-1])
 
+    async def _image(self) -> tuple[Path | None, bytes | None]:
+        """The image to start from: that of the set of packages, else the bare one, else none."""
+        if not self._options.use_image:
+            return None, None
+        deno = find_deno(self._options.deno)
+        if self._packages is not None:
+            path = images.path_for(deno, self._packages.archive)
+            image = None if path in _hopeless else await _image(path, partial(self._packages_image, path, deno))
+            if image is not None and images.memory_bytes(image) <= memory.whole_bytes(self._memory_mb):
+                return path, image
+        path = images.path_for(deno)
+        return path, await _image(path, partial(make_image, self._options))
+
+    async def _packages_image(self, path: Path, deno: Path) -> bytes:
+        own = await _image(images.path_for(deno), partial(make_image, self._options))
+        try:
+            return images.with_code_of(await make_image(self._options, self._archive), own)
+        except (DidNotBoot, ValueError) as error:
+            _hopeless.add(path)
+            raise DidNotBoot(f"the image of the packages: {error}") from error
+
     async def _start_session(self, tasks: anyio.abc.TaskGroup, image: bytes | None, confined: bool) -> Session:
         options = msgspec.structs.replace(self._options, memory_mb=self._memory_mb)
         session: Session = await tasks.start(serve_child, options, self._printed, 0, confined)
-        self._stages = (await initialize(session, options, image, self._restored)).stages
+        started = await initialize(session, options, image, self._restored, self._archive)
+        self._stages = started.stages
         tasks.start_soon(self._watch, session)
         self._isolation = await session.isolation()
         if options.require == "kernel" and not self._isolation.kernel:
@@ -559,7 +604,16 @@ class Sandbox:
         )
 
 
-async def _image(path: Path, options: SandboxOptions) -> bytes | None:
+def _facts(found: packages.PackageSet | None) -> tuple[tuple[str, str], ...]:
+    """Each package with its version, and the SHA-256 of its wheel."""
+    return () if found is None else tuple((str(package), package.sha256) for package in found.packages)
+
+
+# images of packages that could not be made in this process: trying again would cost seconds at each start
+_hopeless: set[Path] = set()
+
+
+async def _image(path: Path, make: Callable[[], Awaitable[bytes]]) -> bytes | None:
     """The memory image at `path`, made if there is none; None if it cannot be had, which costs only speed."""
     image = await anyio.to_thread.run_sync(images.load, path)
     if image is not None:
@@ -568,7 +622,7 @@ async def _image(path: Path, options: SandboxOptions) -> bytes | None:
         if not mine:
             return None
         try:
-            image = await make_image(options)
+            image = await make()
         except DidNotBoot:
             # perhaps it starts in another way; if not, that start says why
             return None

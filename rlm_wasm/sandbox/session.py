@@ -67,7 +67,8 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     counted, so that the same cells do the same each time; `clock`: where that clock begins, in seconds since the epoch
     (the beginning of 2026 if None). `max_concurrency`: host functions running at once. `deno`: the path of a Deno
     binary. `use_image`: start from a memory image on disk, and make one if there is none. `require="kernel"`: refuse to
-    start where the operating system's layer does not hold (see `Sandbox.isolation`).
+    start where the operating system's layer does not hold (see `Sandbox.isolation`). `packages`: what cells can import
+    beside the standard library: names as pip takes them, wheels (paths, addresses), folders in which to look for them.
     """
 
     functions: Mapping[str, HostFunction] = {}
@@ -87,10 +88,13 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
     deno: str | os.PathLike[str] | None = None
     use_image: bool = True
     require: Literal["kernel"] | None = None
+    packages: tuple[str | os.PathLike[str], ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.functions, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"functions must map names to functions, and is a {type(self.functions).__name__}")
+        if isinstance(self.packages, str):
+            raise TypeError(f"packages must be a list of names, and is the text {self.packages!r}")
         for name in self.functions:
             if not name.isidentifier() or not name.isascii():
                 raise ValueError(f"functions: {name!r} is not a plain Python name")
@@ -336,9 +340,16 @@ async def serve_child(
 
 
 async def initialize(
-    session: Session, options: SandboxOptions, image: bytes | None, checkpoint: Checkpoint | None = None
+    session: Session,
+    options: SandboxOptions,
+    image: bytes | None,
+    checkpoint: Checkpoint | None = None,
+    packages: bytes | None = None,
 ) -> Initialized:
-    """The first exchange: boot from `checkpoint`, else from `image`, else anew. Raises SandboxStartError."""
+    """The first exchange: boot from `checkpoint`, else from `image`, else anew. Raises SandboxStartError.
+
+    `packages`: the archive of a set of them.
+    """
     params: dict[str, object] = {
         "protocol": PROTOCOL,
         "functions": list(options.functions),
@@ -363,17 +374,29 @@ async def initialize(
     if image is not None or checkpoint is not None:
         # the head first: the child makes ready what it can while the rest is on its way
         head, body = images.split(image or b"") if checkpoint is None else checkpoint.image(image)
-        ids = {"head": session.peer.next_blob_id, "wasm": session.peer.next_blob_id + 1}
-        session.peer.notify("prepare", ids, (head, images.web_assembly()))
+        _prepare(session, head=head, wasm=images.web_assembly(), packages=packages)
         params["image"] = session.peer.next_blob_id
         blobs = (body,)
+    elif packages is not None:
+        _prepare(session, packages=packages)
     return await _first_exchange(session, "initialize", params, Initialized, blobs)
 
 
-async def make_image(options: SandboxOptions) -> bytes:
-    """Boot a child that sees no data, and take its memory image. Raises SandboxStartError."""
+def _prepare(session: Session, **blobs: bytes | memoryview | None) -> None:
+    sent = {name: blob for name, blob in blobs.items() if blob is not None}
+    ids = {name: session.peer.next_blob_id + number for number, name in enumerate(sent)}
+    session.peer.notify("prepare", ids, tuple(sent.values()))
+
+
+async def make_image(options: SandboxOptions, packages: bytes | None = None) -> bytes:
+    """Boot a child that sees no data, and take its memory image. Raises SandboxStartError.
+
+    `packages`: the archive of a set of them, whose modules are imported in it.
+    """
     async with background_tasks() as tasks:
         session: Session = await tasks.start(serve_child, options, None, images.MAX_BYTES)
+        if packages is not None:
+            _prepare(session, packages=packages)
         made = await _first_exchange(session, "make_image", {"protocol": PROTOCOL}, ImageMade, ())
         image = session.peer.blobs.pop(made.image, None)
         if image is None:
