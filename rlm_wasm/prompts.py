@@ -58,17 +58,20 @@ def system(
     functions: Mapping[str, str],
     schema: str | None,
     dialect: Dialect = HOUSE,
+    packages: Sequence[str] = (),
 ) -> str:
     """The system message.
 
     `recursion`: whether `rlm_query` makes a child here. `functions`: the caller's own, name to description. `schema`:
-    the JSON Schema that the answer must fit, if there is one.
+    the JSON Schema that the answer must fit, if there is one. `packages`: what is installed, with versions.
     """
     lines = [f"- {offer.text}" for offer in dialect.offers if recursion or not offer.child]
     lines += [f"- `{name}`: {_first_line(text)}" for name, text in functions.items()]
     text = dialect.system.format(
         offers="\n".join(lines), context=dialect.context, output_chars=output_chars, timeout=timeout
     )
+    if packages:
+        text += f"\nInstalled beside the standard library, and nothing else: {', '.join(packages)}.\n"
     if schema is not None:
         text += f"\nThe value given to {dialect.answer_name} must fit this JSON Schema:\n{schema}\n"
     return text

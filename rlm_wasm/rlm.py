@@ -71,7 +71,8 @@ class RLM:
     to `DEFAULT_PRICES`, US dollars per million tokens by model name. `windows` are the models' windows, in tokens by
     model name: a sub-prompt that does not fit is refused before it is paid for, and the root's messages are kept within
     its own; one that is not named is not known. `cutting` says how old outputs are cut for that. `sandbox` chooses the
-    sandboxes' options. `max_concurrency` is how many model calls, and how many children of one batch, run at once.
+    sandboxes' options, `packages` what their cells can import beside the standard library (see `SandboxOptions`).
+    `max_concurrency` is how many model calls, and how many children of one batch, run at once.
     `checkpoints` says how often the REPL is saved, for the case that its sandbox is lost; None never, and then it comes
     back by its cells alone, which are run again with the answers that they had (`survival.py`).
     `listeners` hear every event of every run, each in a thread of its own; `on_step`, `on_iteration`, `on_subcall` and
@@ -104,6 +105,7 @@ class RLM:
         windows: Mapping[str, int] | None = None,
         cutting: Cutting | None = None,
         sandbox: SandboxOptions | None = None,
+        packages: Sequence[str | Path] = (),
         pool: SandboxPool | None = None,
         warm: int = 2,
         max_concurrency: int = 16,
@@ -146,6 +148,10 @@ class RLM:
         self._pool = pool
         if sandbox is not None and sandbox.functions:
             raise ValueError("sandbox.functions would not be called: give the functions to RLM(functions=...)")
+        if packages:
+            if sandbox is not None and sandbox.packages:
+                raise ValueError("packages are given twice: to RLM(packages=...) and in its sandbox's options")
+            sandbox = msgspec.structs.replace(sandbox or SandboxOptions(), packages=packages)
         self.variables = dict(variables or {})
         for what, names in (("functions", set(self.own_functions)), ("variables", set(self.variables))):
             taken = sorted(names & RESERVED_NAMES)
@@ -525,6 +531,7 @@ class RLM:
     def _settings(self, asked: _Asked) -> dict[str, Any]:
         """What a cell or a model can notice of how the run is set up: with it a trace can be run again."""
         sandbox = msgspec.structs.asdict(self.sandbox)
+        left_out = ("functions", "deno") if self.sandbox.packages else ("functions", "deno", "packages")
         return {
             "dialect": self.dialect.name,
             "act": self.dialect.act,
@@ -534,7 +541,7 @@ class RLM:
             "functions": sorted(self.own_functions),
             "variables": self.variables if contexts.is_small(self.variables) else None,
             "output": Output(asked.output).schema,
-            "sandbox": {name: value for name, value in sandbox.items() if name not in ("functions", "deno")},
+            "sandbox": {name: value for name, value in sandbox.items() if name not in left_out},
         }
 
 

@@ -441,6 +441,7 @@ class Run:
             functions=describe_functions(self._shared.own_functions) | describe_sources(self._tools),
             schema=None if schema is None else json.dumps(schema),
             dialect=self._dialect,
+            packages=sandbox.packages,
         )
 
     async def _first_look(self, cells: Cells) -> str:

@@ -76,6 +76,7 @@ def _parser(files: object = None) -> argparse.ArgumentParser:
         "serve": _serve,
         "mcp": _mcp,
         "config": machine.show_config,
+        "packages": machine.keep_packages,
         "completion": lambda options: machine.complete(_parser, options.shell),
         "bench": machine.bench,
     }
@@ -132,7 +133,9 @@ def _client(model: str, options: argparse.Namespace) -> Client:
 
 
 def _rlm(root: Client, sub: Client | None, options: argparse.Namespace, limits: Limits | None = None) -> RLM:
-    sandbox = SandboxOptions(deno=machine.deno_of(options), seed=getattr(options, "seed", None))
+    sandbox = SandboxOptions(
+        deno=machine.deno_of(options), seed=getattr(options, "seed", None), packages=options.packages or ()
+    )
     if options.cache:
         sub = CachedClient(sub or root, Path(options.cache))
     return RLM(
@@ -217,7 +220,7 @@ def _replay(options: argparse.Namespace) -> int:
     if context is None and any(isinstance(event, RunStarted) and event.question == demo.QUESTION for event in events):
         # it is no file, and on any machine with the same Python it is the same
         context = demo.corpus()
-    sandbox = SandboxOptions(deno=machine.deno_of(options))
+    sandbox = SandboxOptions(deno=machine.deno_of(options), packages=options.packages or ())
     done = anyio.run(partial(replay, events, context=context, sandbox=sandbox))
     same = done.difference is None
     if options.json:
@@ -252,7 +255,7 @@ def _resume(options: argparse.Namespace) -> int:
     options.model = options.model or begun.model
     options.sub_model = options.sub_model or begun.sub_model
     options.dialect, options.act, options.seed = begun.dialect, begun.act, begun.seed
-    options.usd = begun.limits.usd
+    options.usd, options.packages = begun.limits.usd, begun.packages
     rlm = _chosen_rlm(options, begun.limits)
     return _tell(options, lambda stop: rlm.resume(options.run_id, stop=stop))[0]
 

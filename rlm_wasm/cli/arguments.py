@@ -29,8 +29,9 @@ settings:
   Each option but --context has an environment variable (--sub-model: RLM_WASM_SUB_MODEL; --cache:
   RLM_WASM_CACHE_FILE) and a key in config files (sub_model). A flag counts before the variable, the variable before a
   project's file (rlm-wasm.toml, or [tool.rlm-wasm] in pyproject.toml, in the working directory or the nearest above
-  it), and that before your own config.toml. A project's file may not set base_url, cache, deno, host, price or
-  trace, and may only lower limits; what it set is said. `rlm-wasm config` shows what holds, and where it comes from.
+  it), and that before your own config.toml. A project's file may not set base_url, cache, deno, host, packages,
+  price or trace, and may only lower limits; what it set is said. `rlm-wasm config` shows what holds, and where it
+  comes from.
 """
 
 _EXAMPLES = """\
@@ -110,6 +111,17 @@ A program that starts MCP servers has this as the server's command. It offers li
 but the files that are named here can be loaded. Limits hold for each question.
 """
 
+_PACKAGES_EXAMPLES = """\
+examples:
+  rlm-wasm packages add pandas openpyxl
+  rlm-wasm packages add "numpy>=2" ./wheels
+  rlm-wasm packages list
+  rlm-wasm packages remove pandas
+
+What is added together is one set, resolved now and kept in the cache; --packages with the same names then uses it with
+no network. A name is one that pip takes, a wheel's path or address, or a folder of wheels.
+"""
+
 _COMPLETION_EXAMPLES = """\
 examples:
   rlm-wasm completion bash > ~/.local/share/bash-completion/completions/rlm-wasm
@@ -117,7 +129,19 @@ examples:
   rlm-wasm completion fish > ~/.config/fish/completions/rlm-wasm.fish
 """
 
-_RUN = ("model", "sub_model", "dialect", "act", "base_url", "usd", "price", "seconds", "iterations", "cache")
+_RUN = (
+    "model",
+    "sub_model",
+    "dialect",
+    "act",
+    "base_url",
+    "usd",
+    "price",
+    "seconds",
+    "iterations",
+    "cache",
+    "packages",
+)
 _REPORTED = ("json", "debug")
 # the settings that each command has, in the order of its help
 KEYS: Mapping[str, Sequence[str]] = {
@@ -127,12 +151,13 @@ KEYS: Mapping[str, Sequence[str]] = {
     "doctor": (*_REPORTED, "deno"),
     "setup": (*_REPORTED, "deno"),
     "report": _REPORTED,
-    "replay": ("errors", *_REPORTED, "deno"),
+    "replay": ("errors", "packages", *_REPORTED, "deno"),
     "runs": ("store", *_REPORTED),
     "resume": ("store", "model", "sub_model", "base_url", "price", "cache", "live", "trace", *_REPORTED, "deno"),
     "serve": (*_RUN, "trace", "host", "port", "threshold_chars", "max_request_mb", *_REPORTED, "deno"),
     "mcp": (*_RUN, "errors", "trace", "debug", "deno"),
     "config": tuple(ALL),
+    "packages": _REPORTED,
     "completion": ("debug",),
     "bench": (),
 }
@@ -144,6 +169,7 @@ _POSITIONAL = {
     "replay": " TRACE-FILE",
     "resume": " RUN",
     "mcp": " FILE|DIR...",
+    "packages": " {add,list,remove} [NAME...]",
     "completion": f" {{{','.join(SHELLS)}}}",
 }
 
@@ -212,6 +238,11 @@ def parser(commands: Mapping[str, Command], files: object = None) -> argparse.Ar
     mcp = add("mcp", "answer questions about files as an MCP server on stdio", _MCP_EXAMPLES, _SETTINGS)
     _completes(mcp.add_argument("files", metavar="FILE|DIR", nargs="+", help="what questions may be about"), files)
     add("config", "show the settings that hold, and where each comes from", _SETTINGS)
+    shelf = add("packages", "get packages for the sandbox, list them, remove them", _PACKAGES_EXAMPLES, _EXIT_CODES)
+    shelf.add_argument(
+        "act_on_packages", choices=("add", "list", "remove"), metavar="{add,list,remove}", help="what to do"
+    )
+    shelf.add_argument("names", nargs="*", metavar="NAME", help="of a package (to add also a wheel or a folder)")
     completion = add("completion", "print a script that completes rlm-wasm in a shell", _COMPLETION_EXAMPLES)
     completion.add_argument("shell", choices=SHELLS, help="the shell that the script is for")
     add(

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from rlm_wasm import doctor
+from rlm_wasm import doctor, packages
 from rlm_wasm.cli.answers import print_json, print_text
 from rlm_wasm.cli.config import user_file
 from rlm_wasm.cli.settings import ALL, shown
+from rlm_wasm.sandbox import process
 from rlm_wasm.trace.html import report
 from rlm_wasm.trace.lines import say
 from rlm_wasm.trajectory import Trajectory
@@ -82,6 +83,26 @@ def show_config(options: argparse.Namespace) -> int:
 def _written(value: object) -> str:
     """As in TOML, but for texts, which stand without quotes; "-" where there is no value."""
     return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def keep_packages(options: argparse.Namespace) -> int:
+    """`packages`: the sets in the cache; those that were added, removed or found go to stdout."""
+    if bool(options.names) is (options.act_on_packages == "list"):
+        options.parser.error("list takes no names" if options.names else f"{options.act_on_packages}: which packages?")
+    if options.act_on_packages == "add":
+        sets = [packages.add(options.names, process.runtime_folder() / "pyodide" / "pyodide-lock.json")]
+    elif options.act_on_packages == "remove":
+        sets = packages.remove(options.names)
+        if not sets:
+            raise ValueError(f"no set of packages in the cache has {' or '.join(options.names)} in it")
+    else:
+        sets = packages.kept()
+    if options.json:
+        print_json({options.act_on_packages: sets})
+        return 0
+    for each in sets:
+        print_text(f"{','.join(each.wanted)}: {', '.join(each.names)}")
+    return 0
 
 
 def complete(parser: Callable[[object], argparse.ArgumentParser], shell: str) -> int:

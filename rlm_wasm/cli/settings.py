@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from rlm_wasm.limits import Limits, Price
 
 # Whose file may say it: "any" file that is found; "lower" the same, but a limit is only lowered by a project's; "own"
 # the user's alone, since with it a file in a folder of somebody else's could send keys and texts elsewhere (base_url),
-# run a program (deno), or write and believe a file (cache, trace).
+# run a program (deno), fetch one (packages), or write and believe a file (cache, trace).
 Trust = Literal["any", "lower", "own"]
 
 
@@ -78,6 +79,11 @@ def prices(text: str) -> dict[str, Price]:
     return found
 
 
+def packages(text: str) -> tuple[str, ...]:
+    """Packages with commas between them; a comma before a comparison belongs to one of them."""
+    return tuple(part.strip() for part in re.split(r",(?!\s*[<>=!~])", text) if part.strip())
+
+
 class Form(msgspec.Struct, frozen=True):
     """What the values of a setting are: how one is read from text, and what it is in a TOML file."""
 
@@ -91,6 +97,7 @@ WHOLE = Form(whole, (int,), "a whole number")
 NUMBER = Form(number, (int, float), "a number")
 COUNT = Form(count, (int,), "a whole number")
 PRICES = Form(prices, (str,), "a text")
+PACKAGES = Form(packages, (str,), "a text")
 SWITCH = Form(switch, (bool,), "true or false")
 
 
@@ -177,6 +184,10 @@ ALL = {
         Setting(
             "store", "keep the run in this folder, so that it can be resumed after any stop", metavar="DIR", trust="own"
         ),
+        # a wheel is code, if code in the sandbox, and an address may be anywhere
+        Setting(
+            "packages", "what cells can import: names, wheels, folders of wheels", PACKAGES, "NAME,...", trust="own"
+        ),
         Setting("seed", "let the sandbox do the same each time: chance from this number, a still clock", WHOLE, "N"),
         # who opens a door to the network is the user alone
         Setting("host", "the address to listen on", metavar="ADDRESS", default="127.0.0.1", trust="own"),
@@ -248,6 +259,8 @@ def shown(key: str, value: Any) -> object:
     """A value as it may be shown: of an address the scheme and the host alone, since all else may hold a key."""
     if key == "price" and value is not None:
         return ",".join(f"{model}={price.input:g}/{price.output:g}" for model, price in value.items())
+    if key == "packages" and value is not None:
+        return ",".join(value)
     if key != "base_url" or value is None:
         return value
     scheme, _, _ = str(value).partition("://")

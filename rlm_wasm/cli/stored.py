@@ -32,6 +32,7 @@ class Recorded(msgspec.Struct, frozen=True):
     act: str
     limits: Limits
     seed: int | None
+    packages: tuple[str, ...]
 
 
 def store_of(options: argparse.Namespace) -> Path:
@@ -57,6 +58,7 @@ def recorded(store: Path, run: str) -> Recorded:
         settings["act"],
         Limits(**settings["limits"]),
         settings["sandbox"]["seed"],
+        tuple(settings["sandbox"].get("packages", ())),
     )
 
 

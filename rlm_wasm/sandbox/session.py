@@ -95,6 +95,9 @@ class SandboxOptions(msgspec.Struct, frozen=True, kw_only=True):
             raise TypeError(f"functions must map names to functions, and is a {type(self.functions).__name__}")
         if isinstance(self.packages, str):
             raise TypeError(f"packages must be a list of names, and is the text {self.packages!r}")
+        # a path as a text that is none but a path, wherever one is then
+        written = (each if isinstance(each, str) else os.path.abspath(each) for each in self.packages)
+        msgspec.structs.force_setattr(self, "packages", tuple(written))
         for name in self.functions:
             if not name.isidentifier() or not name.isascii():
                 raise ValueError(f"functions: {name!r} is not a plain Python name")

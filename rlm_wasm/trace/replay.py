@@ -134,6 +134,12 @@ def _rlm(
     recorded = Recorded(events)
     others = {event.model for event in events if isinstance(event, CallStarted)} - {begun.model, begun.sub_model}
     options = {name: value for name, value in settings["sandbox"].items() if name in _OPTIONS}
+    if settings["sandbox"].get("packages") and not sandbox.packages:
+        # what a trace names is not fetched because it is named there
+        named = ", ".join(settings["sandbox"]["packages"])
+        raise ValueError(
+            f"the run had packages in its sandbox ({named}): give them in the sandbox's options (--packages)"
+        )
     # what stopped a run by the clock or by its price would do so at another place
     limits = {name: value for name, value in settings["limits"].items() if name not in ("seconds", "usd")}
     if dialect is None and settings["dialect"] not in dialects.DIALECTS:

@@ -55,7 +55,7 @@ def pure(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def test_a_pure_wheel_from_a_folder_can_be_imported_with_its_files(pure: Path) -> None:
-    async with Sandbox(packages=("told", pure.parent)) as sandbox:
+    async with Sandbox(packages=("told", pure.parent), use_image=False) as sandbox:
         assert sandbox.packages == ("told 1.0",)
         assert await value_of(sandbox, "import told, told_beside; [told.text, told.__file__, told_beside.x]") == [
             "a text of the package's",
@@ -168,7 +168,7 @@ async def test_a_package_that_cannot_be_imported_ahead_is_left_to_the_cells(tmp_
 
 async def test_a_library_that_is_for_another_platform_inside_is_an_error_of_the_cell_alone(tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path, "native", files={"native.cpython-314-wasm32-emscripten.so": "\x7fELF no wasm"})
-    async with Sandbox(packages=(wheel,)) as sandbox:
+    async with Sandbox(packages=(wheel,), use_image=False) as sandbox:
         assert "ImportError" in str((await run(sandbox, "import native")).error)
         assert await value_of(sandbox, "1 + 1") == 2
 
@@ -184,7 +184,7 @@ async def test_a_package_has_no_more_than_a_cell_has(tmp_path: Path) -> None:
         "found = [tried(f'typeof {name}') for name in ('Deno', 'process', 'postMessage', 'Worker', 'fetch')]\n"
     )
     wheel = make_wheel(tmp_path, "curious", files={"curious/__init__.py": source})
-    async with Sandbox(packages=(wheel,)) as sandbox:
+    async with Sandbox(packages=(wheel,), use_image=False) as sandbox:
         in_package = await value_of(sandbox, "import importlib, curious; importlib.reload(curious); curious.found")
         in_cell = await value_of(sandbox, source + "found")
     assert in_package == in_cell
