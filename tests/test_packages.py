@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -64,6 +69,11 @@ def test_a_set_has_what_its_packages_need_in_the_sandbox_and_not_what_they_need_
     assert found.names == ("inside-only 1.0", "low 1.0", "top 3.1")
     assert "/packages/top/__init__.py" in files_of(archive)
     assert not any("elsewhere" in path for path in files_of(archive))
+
+
+def test_what_this_machine_alone_would_need_need_not_be_there(folder: Path) -> None:
+    (folder / "elsewhere_only-1.0-py3-none-any.whl").unlink()
+    assert packages.ready(["top", folder], LOCK)[0].names == ("inside-only 1.0", "low 1.0", "top 3.1")
 
 
 def test_wheels_that_are_named_and_need_nothing_else_are_taken_with_no_pip(folder: Path, no_pip: None) -> None:
@@ -142,6 +152,56 @@ def test_a_file_that_is_no_wheel_or_a_damaged_one_is_refused(tmp_path: Path) -> 
         wheel.write_bytes(content)
         with pytest.raises(PackageError, match=r"is no wheel|is damaged"):
             packages.ready([wheel], LOCK)
+
+
+# --- addresses -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def served(folder: Path) -> Iterator[str]:
+    """The folder, at an address."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_a_wheel_at_an_address_is_held_to_the_hash_that_stands_there(folder: Path, served: str, no_pip: None) -> None:
+    name = "low-2.0-py3-none-any.whl"
+    right = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    assert packages.ready([f"{served}{name}#sha256={right}"], LOCK)[0].names == ("low 2.0",)
+    with pytest.raises(PackageError, match=rf"{name} is not what it should be.*{'0' * 64} was expected"):
+        packages.ready([f"{served}{name}#sha256={'0' * 64}"], LOCK)
+    for address, said in ((f"{served}low-9-py3-none-any.whl", "File not found"), (f"{served}low", "is no wheel")):
+        with pytest.raises(PackageError, match=said):
+            packages.ready([address], LOCK)
+
+
+def test_a_distribution_at_an_address_is_held_to_the_lock_file_of_the_runtime(
+    folder: Path, served: str, tmp_path: Path
+) -> None:
+    def entry(file: str, *depends: str) -> dict[str, object]:
+        sha256 = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+        return {"file_name": file, "version": file.split("-")[1], "sha256": sha256, "depends": depends}
+
+    locked = {"low": entry("low-1.0-py3-none-any.whl"), "Top": entry("top-3.1-py3-none-any.whl", "low", "inside-only")}
+    locked["inside_only"] = entry("inside_only-1.0-py3-none-any.whl")
+    lock = tmp_path / "lock.json"
+    lock.write_text(json.dumps({"packages": locked}))
+    assert packages.ready(["top", served], lock)[0].names == ("inside-only 1.0", "low 1.0", "top 3.1")
+    locked["low"]["sha256"] = "0" * 64
+    lock.write_text(json.dumps({"packages": locked}))
+    with pytest.raises(PackageError, match=rf"low 1.0 \({PLATFORM}\) cannot be had: low-1.0.*is not what it should be"):
+        packages.add(["top", served], lock)
 
 
 # --- the cache -----------------------------------------------------------------------------------------------------

@@ -85,20 +85,48 @@ def resolve(wanted: Wanted, lock: Path, known: Path, scratch: Path) -> tuple[lis
     folders = [*wanted.folders]
     if wanted.bases:
         folders.append(_from_distribution(names, wanted.bases, lock, scratch))
-    have = {wheel.name: wheel for wheel in given}
     roots = [f"{wheel.name}=={wheel.version}" for wheel in given] + names
+    looked_in = _Places(given, folders, known, scratch)
+    try:
+        chosen = _choose(roots, looked_in, at_once=True)
+    except _NotHad:
+        # perhaps for something that is wanted on this machine alone, which pip takes itself to be installing for
+        chosen = _choose(roots, looked_in, at_once=False)
+    return [_verified(wheel, wanted.folders) for wheel in chosen], [_name(root) for root in roots]
+
+
+class _NotHad(PackageError):
+    """Pip found no wheels for all that was asked."""
+
+
+class _Places(NamedTuple):
+    """What there is to choose from: wheels that were named, folders, wheels from before; and room for what is got."""
+
+    given: list[Wheel]
+    folders: list[Path]
+    known: Path
+    scratch: Path
+
+
+def _choose(roots: Sequence[str], places: _Places, *, at_once: bool) -> list[Wheel]:
+    """The wheels of all that the roots want in the sandbox, by name.
+
+    `at_once`: pip follows what packages ask for, and is told what it has left out. Else it chooses for each requirement
+    that was found so far, and follows none. Raises PackageError.
+    """
+    have = {wheel.name: wheel for wheel in places.given}
     asked: list[str] = []
     for number in range(_ROUNDS):
-        reached, missing = _closure(roots, have)
+        reached, seen, missing = _closure(roots, have)
         if not missing:
-            return [_verified(have[name], wanted.folders) for name in sorted(reached)], [_name(root) for root in roots]
-        # all of it again, so that pip decides on all versions at once
-        asked += [requirement for requirement in missing if requirement not in asked]
-        target = scratch / f"round-{number}"
+            return [have[name] for name in sorted(reached)]
+        # all of it again, so that pip decides on all versions together
+        asked = [*asked, *missing] if at_once else [*seen]
+        target = places.scratch / f"{'whole' if at_once else 'single'}-{number}"
         target.mkdir()
-        for wheel in given:
+        for wheel in places.given:
             shutil.copyfile(wheel.path, target / wheel.path.name)
-        _download([*asked, *roots], [*folders, target], known, target)
+        _download([*dict.fromkeys([*asked, *roots])], places, target, at_once=at_once)
         have = {wheel.name: wheel for wheel in (read(path) for path in sorted(target.glob("*.whl")))}
     raise PackageError(f"what {', '.join(roots)} ask for has no end: {', '.join(asked)}")
 
@@ -120,8 +148,8 @@ def _name(requirement: str) -> str:
     return str(canonicalize_name(Requirement(requirement).name))
 
 
-def _closure(roots: Sequence[str], have: Mapping[str, Wheel]) -> tuple[set[str], list[str]]:
-    """Of what there is, the names that are wanted in the sandbox; and the requirements that nothing there meets."""
+def _closure(roots: Sequence[str], have: Mapping[str, Wheel]) -> tuple[set[str], list[str], list[str]]:
+    """Of what there is, the names that are wanted in the sandbox; all requirements; and those that nothing meets."""
     from packaging.requirements import Requirement
 
     reached: set[str] = set()
@@ -139,7 +167,7 @@ def _closure(roots: Sequence[str], have: Mapping[str, Wheel]) -> tuple[set[str],
             continue
         reached.add(wheel.name)
         waiting += requirements(wheel, sorted(requirement.extras))
-    return reached, sorted(missing)
+    return reached, sorted(seen), sorted(missing)
 
 
 # --- pip -----------------------------------------------------------------------------------------------------------
@@ -154,22 +182,22 @@ def _pip() -> list[str]:
     return [found]
 
 
-def _download(asked: Sequence[str], folders: Sequence[Path], known: Path, target: Path) -> None:
+def _download(asked: Sequence[str], places: _Places, target: Path, *, at_once: bool) -> None:
     """Have pip choose wheels for the sandbox: from the folders alone if it can, else from the package registry too."""
-    places = [argument for folder in folders for argument in ("--find-links", str(folder))]
-    attempts = [("the package registry", places)]
-    if len(folders) > 1:
-        attempts.insert(0, (f"the folders {', '.join(map(str, folders[:-1]))}", ["--no-index", *places]))
-    if known.is_dir():
-        attempts.append(("the wheels in the cache", ["--no-index", *places, "--find-links", str(known)]))
+    links = [argument for folder in (*places.folders, target) for argument in ("--find-links", str(folder))]
+    attempts = [("the package registry", links)]
+    if places.folders:
+        attempts.insert(0, (f"the folders {', '.join(map(str, places.folders))}", ["--no-index", *links]))
+    if places.known.is_dir():
+        attempts.append(("the wheels in the cache", ["--no-index", *links, "--find-links", str(places.known)]))
     said: list[str] = []
     for what, arguments in attempts:
-        failure = _run_pip([*arguments, "--dest", str(target), *asked])
+        failure = _run_pip([*arguments, *([] if at_once else ["--no-deps"]), "--dest", str(target), *asked])
         if failure is None:
             return
         said.append(f"{what} (pip: {failure})")
-    names = _named_in(said) or ", ".join(dict.fromkeys(asked))
-    raise PackageError(
+    names = _named_in(said) or ", ".join(asked)
+    raise _NotHad(
         f"{names}: no wheel that runs in the sandbox ({PLATFORM} for CPython {PYTHON[0]}.{PYTHON[1]}, or pure Python) "
         f"can be had; tried: {'; '.join(said)}"
     )
