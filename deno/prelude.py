@@ -411,10 +411,10 @@ def load_buffer(name, kind, buffer):
     return True
 
 
-def decode_variable(name):
-    """Replace the JSON text that was loaded under `name` by its value; False if there is no memory for it."""
+def decode_variable(name, kind):
+    """Replace what was loaded under `name`, of kind "value" or "packed", by its value; False if there is no memory."""
     try:
-        namespace[name] = rlm_values.decode(namespace[name])
+        namespace[name] = (rlm_values.unpack if kind == "packed" else rlm_values.decode)(namespace[name])
     except MemoryError:
         del namespace[name]
         return False

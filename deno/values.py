@@ -13,6 +13,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import itertools
 import json
 import re
 
@@ -21,6 +22,8 @@ MAX_DEPTH = 100
 MAX_BYTES = 32_000_000
 # what a value may take on the host, told by the brackets, commas and colons of its text (its twin says how)
 MAX_HELD = 256 * 1024 * 1024
+# bytes: texts that are shorter on average are cut out of one
+SHORT = 2000
 WEIGHTS = {"{": 232, "[": 72, ",": 64, ":": 40}
 STRINGS = re.compile(r'"[^"\\]*+(?:\\.?[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 
@@ -61,7 +64,56 @@ def estimate(text):
 
 def decode(text):
     """The value of a JSON text written by `encode` or by its twin."""
-    return _untagged(json.loads(text))
+    value = json.loads(text)
+    # most have no tag at all, which is told much sooner than it is looked for everywhere
+    return value if text.find('"$' if isinstance(text, str) else b'"$') < 0 else _untagged(value)
+
+
+def unpack(content):
+    """The value that the host has packed; its `packed.py` says how."""
+    digits = content[:20].partition(b"\n")[0]
+    start = len(digits) + 1
+    index = content[start : start + int(digits)]
+    bulk = memoryview(content)[start + int(digits) :]
+    places = 0
+
+    def placed(fields):
+        nonlocal places
+        if len(fields) == 1:
+            [(tag, held)] = fields.items()
+            if tag in _PLACES:
+                places += 1
+                return _PLACES[tag](bulk, *held)
+        return fields
+
+    value = json.loads(index, object_hook=placed)
+    return _untagged(value) if index.count(b'"$') > places else value
+
+
+def _text(bulk, form, start, size):
+    piece = bulk[start : start + size]
+    return bytes(piece) if form == "b" else str(piece, _CODECS[form])
+
+
+def _texts(bulk, order, runs):
+    made = {form: _run(bulk, form, *run) for form, run in runs.items()}
+    if not order:
+        [texts] = made.values()
+        return texts
+    each = {form: iter(texts) for form, texts in made.items()}
+    return [next(each[form]) for form in order]
+
+
+def _run(bulk, form, start, size, lengths):
+    if size > SHORT * len(lengths):
+        width = {"u": 2, "w": 4}.get(form, 1)
+        ends = itertools.accumulate(lengths, initial=0)
+        return [
+            _text(bulk, form, start + end * width, length * width) for end, length in zip(ends, lengths, strict=False)
+        ]
+    # many short ones: cut out of one text, which costs less for each
+    joined = _text(bulk, form, start, size)
+    return [joined[end - length : end] for end, length in zip(itertools.accumulate(lengths), lengths, strict=True)]
 
 
 def _tagged(value, depth):
@@ -130,6 +182,12 @@ _TEXTS = {
     datetime.date: ("$date", datetime.date.isoformat, datetime.date.fromisoformat),
     datetime.time: ("$time", datetime.time.isoformat, datetime.time.fromisoformat),
     decimal.Decimal: ("$decimal", str, decimal.Decimal),
+}
+_CODECS = {"a": "ascii", "l": "latin-1", "u": "utf-16-le", "w": "utf-32-le"}
+_PLACES = {
+    "$text": _text,
+    "$texts": _texts,
+    "$named": lambda bulk, keys, texts: dict(zip(keys, texts, strict=True)),
 }
 _READERS = {
     "$int": lambda text: int(text, 16),

@@ -562,7 +562,9 @@ async function run(id: number, act: () => unknown, ofCheckpoint = false): Promis
 async function finishLoading(name: string, kind: string): Promise<unknown> {
   const whole = loading !== null && loading.finish(name);
   loading = null;
-  if (whole && kind === "value") return await prelude.decode_variable.callPromising(name) === true;
+  if (whole && (kind === "value" || kind === "packed")) {
+    return await prelude.decode_variable.callPromising(name, kind) === true;
+  }
   if (whole && kind === "equipment") return await prelude.equip.callPromising(name);
   return whole;
 }

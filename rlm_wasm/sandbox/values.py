@@ -39,12 +39,15 @@ MAX_DEPTH = 100
 MAX_HELD = 256 * 1024 * 1024
 # of a set, or of the keys of a dict: each costs a comparison with all of its kind, and honest ones come in twos
 MAX_SAME_HASH = 64
+Keep = Callable[[Any], "object | None"]
 _BROKEN = (ValueError, TypeError, KeyError, ArithmeticError, RecursionError, AttributeError)
 _STRINGS = re.compile(r'"[^"\\]*+(?:\\.?[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 
 
 def well_formed(text: str) -> str:
     """`text` with each lone surrogate replaced by U+FFFD, and surrogate pairs joined."""
+    if type(text) is str and text.isascii():
+        return text
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -57,9 +60,12 @@ def encode(value: object) -> str:
     return json.dumps(to_plain(value), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def to_plain(value: object) -> object:
-    """What `encode` makes a text of: plain JSON, and tags for what it lacks. Raises as `encode` does."""
-    return _tagged(value, 0)
+def to_plain(value: object, keep: Keep | None = None) -> object:
+    """What `encode` makes a text of: plain JSON, and tags for what it lacks. Raises as `encode` does.
+
+    What `keep` gives for a str, bytes, a list or a dict stands in its place; where that is None, what always does.
+    """
+    return _tagged(value, 0, keep)
 
 
 def from_plain(plain: object) -> Any:
@@ -96,8 +102,12 @@ def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
-def _tagged(value: object, depth: int) -> object:
+def _tagged(value: object, depth: int, keep: Keep | None) -> object:
     kind = type(value)
+    if keep is not None and kind in _BULKY:
+        kept = keep(value)
+        if kept is not None:
+            return kept
     if kind is str:
         return well_formed(cast(str, value))
     if value is None or kind is bool:
@@ -111,21 +121,21 @@ def _tagged(value: object, depth: int) -> object:
         raise ValueError(f"the value is nested more than {MAX_DEPTH} deep (or holds itself)")
     depth += 1
     if kind is list:
-        return [_tagged(item, depth) for item in cast("list[object]", value)]
+        return [_tagged(item, depth, keep) for item in cast("list[object]", value)]
     if kind is dict:
-        return _tagged_dict(cast("dict[object, object]", value), depth)
+        return _tagged_dict(cast("dict[object, object]", value), depth, keep)
     if kind in _SEQUENCES:
-        return {_SEQUENCES[kind]: [_tagged(item, depth) for item in cast("tuple[object, ...]", value)]}
+        return {_SEQUENCES[kind]: [_tagged(item, depth, keep) for item in cast("tuple[object, ...]", value)]}
     if kind in _TEXTS:
         tag, write, _ = _TEXTS[kind]
         return {tag: write(value)}
-    return _tagged(_plain(value), depth)
+    return _tagged(_plain(value), depth, keep)
 
 
-def _tagged_dict(value: dict[object, object], depth: int) -> object:
+def _tagged_dict(value: dict[object, object], depth: int, keep: Keep | None) -> object:
     if all(type(key) is str and key[:1] != "$" for key in value):
-        return {well_formed(cast(str, key)): _tagged(item, depth) for key, item in value.items()}
-    return {"$dict": [[_tagged(key, depth), _tagged(item, depth)] for key, item in value.items()]}
+        return {well_formed(cast(str, key)): _tagged(item, depth, keep) for key, item in value.items()}
+    return {"$dict": [[_tagged(key, depth, keep), _tagged(item, depth, keep)] for key, item in value.items()]}
 
 
 def _plain(value: Any) -> object:
@@ -154,6 +164,7 @@ def _plain(value: Any) -> object:
 _BASES: tuple[Any, ...] = (int, float, dict, list, tuple, set, frozenset)
 _NOTHING: dict[Any, Any] = {}
 _WEIGHTS = {"{": 232, "[": 72, ",": 64, ":": 40}
+_BULKY = frozenset({str, bytes, list, dict})
 _ITERABLES = (range, deque, type(_NOTHING.keys()), type(_NOTHING.values()), type(_NOTHING.items()))
 _SEQUENCES: dict[type, str] = {tuple: "$tuple", set: "$set", frozenset: "$frozenset"}
 _TEXTS: dict[type, tuple[str, Callable[[Any], str], Callable[[str], object]]] = {
