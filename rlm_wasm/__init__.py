@@ -35,6 +35,7 @@ from rlm_wasm.errors import (
     SandboxTimeout,
 )
 from rlm_wasm.events import Event, callbacks
+from rlm_wasm.files import FileLimits, Files
 from rlm_wasm.guards import Guards
 from rlm_wasm.inside.documents import Context
 from rlm_wasm.limits import Limits, Price, Usage
@@ -79,6 +80,8 @@ __all__ = [
     "Event",
     "Executed",
     "FallbackClient",
+    "FileLimits",
+    "Files",
     "FunctionError",
     "GeminiClient",
     "GenericClient",

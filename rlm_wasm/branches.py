@@ -59,7 +59,7 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
         async with begun(self.options, survivor.answers.functions, self.checkpoint) as sandbox:
             survivor.begin_as(self.state.repl)
             if self.checkpoint is None:
-                await sandbox.load(context=self.context.value, **self.variables)
+                await sandbox.load(**self.context.among(self.variables))
                 await sandbox.equip(self.dialect.equipment, self.dialect.library)
             await survivor.hold(sandbox, seeded=self.checkpoint is not None or sandbox.options.seed is not None)
             self.check(await survivor.go_on(self.state.repl, self.checkpoint))

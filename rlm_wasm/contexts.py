@@ -1,45 +1,95 @@
 """From what a caller has to what is loaded: a value, and one line that describes it to the model.
 
-Reads the files and folders that are named, and nothing else. Puts no content in the line: a model sees sizes and
-names only. Lends `rlm_wasm.inside.documents.Context` the reader that it has on the host.
+Reads the files and folders that are named, by `files/`, and nothing else. Puts no content in the line: a model sees
+sizes and names only. Lends `rlm_wasm.inside.documents.Context` the reader that it has on the host.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, cast
 
+import anyio.to_thread
 import msgspec
 
+from rlm_wasm import files
+from rlm_wasm.files import Files
+from rlm_wasm.files.texts import refusal
 from rlm_wasm.inside import documents
+from rlm_wasm.sandbox import SandboxOptions
 
 _SHOWN_KEYS = 20
 _SHOWN_NAME = 80
 
 
 class Context(msgspec.Struct, frozen=True):
-    """What to load as `context`, and the line that tells the model what it is."""
+    """What to load as `context`, the line that tells the model what it is, and other variables that say more of it."""
 
     value: Any
     description: str
+    beside: dict[str, Any] = {}
+
+    def among(self, variables: Mapping[str, object]) -> dict[str, object]:
+        """All that is loaded with it, by name: these variables too, which count before what stands beside it."""
+        return {**self.beside, **variables, "context": self.value}
 
 
-def prepare(context: object, *, errors: str = "strict") -> Context:
+def prepare(context: object, *, errors: str = "strict", sandbox: SandboxOptions | None = None) -> Context:
     """Turn a context into what can be loaded; what was prepared before stays as it is.
 
-    Takes None, str, bytes, lists, dicts and other JSON-like values as they are; a `Path` to a text file becomes its
-    text, one to a folder a dict from relative path to text, a list of Paths likewise. `errors` is what to do with
-    bytes that are not UTF-8, as in `bytes.decode`. A `documents.Context` becomes its text if it is one document, else
-    the list of its documents: texts, or dicts with `text` and what is known of each. Raises FileNotFoundError, or
-    ValueError for a file that is not text.
+    Takes None, str, bytes, lists, dicts and other JSON-like values as they are. `Files`, or a `Path` as its paths,
+    become what `files.read` makes of them: a file its text (or bytes), a folder, a glob or an archive a dict from
+    relative path to those, and a list of Paths likewise; then `context_files` stands beside them, a list of dicts with
+    the path, size, kind, modified, encoding and note of each. `errors` is what to do with bytes that are not text, as
+    in `bytes.decode`; `sandbox` how the one is started in which documents are read. A `documents.Context` becomes its
+    text if it is one document, else the list of its documents: texts, or dicts with `text` and what is known of each.
+    Raises as `files.read`.
     """
     if isinstance(context, Context):
         return context
-    value = _read(context, errors)
+    named = _files(context)
+    if named is not None:
+        return _of_files(files.read(named, errors, sandbox))
+    value = _as_documents(context) if isinstance(context, documents.Context) else context
     return Context(value, describe(value))
+
+
+async def aprepare(context: object, *, errors: str = "strict", sandbox: SandboxOptions | None = None) -> Context:
+    """Like `prepare`; files are read in a thread, so that what else goes on meanwhile is not held up."""
+    work = partial(prepare, context, errors=errors, sandbox=sandbox)
+    return work() if _files(context) is None else await anyio.to_thread.run_sync(work)
+
+
+def _files(context: object) -> Files | None:
+    """The files that a context names, if it does."""
+    if isinstance(context, Files):
+        return context
+    if isinstance(context, Path):
+        return Files(context)
+    items = cast("Sequence[object]", context) if isinstance(context, (list, tuple)) else ()
+    return Files(cast("Sequence[Path]", items)) if items and all(isinstance(item, Path) for item in items) else None
+
+
+def _of_files(read: files.Read) -> Context:
+    """What was read of files, with what is known of them beside it."""
+    said = [describe(read.value)]
+    beside: dict[str, Any] = {}
+    if isinstance(read.value, dict):
+        beside["context_files"] = [msgspec.structs.asdict(fact) for fact in read.facts]
+        said.append("`context_files` is a list of dicts with path, size, kind, modified, encoding and note of each")
+        unread = sum(fact.kind == "unread" for fact in read.facts)
+        noted = sum(bool(fact.note) and fact.kind not in ("unread", "archive") for fact in read.facts)
+        said += [f"{unread:,} could not be read (kind 'unread', the note says why)"] if unread else []
+        said += [f"{noted:,} have a note"] if noted else []
+        said += [f"{read.hidden:,} hidden files and folders were left out"] if read.hidden else []
+        said += [f"{read.outside:,} links out of the folder were not followed"] if read.outside else []
+    else:
+        said += [fact.note for fact in read.facts if fact.note]
+    return Context(read.value, "; ".join(said), beside)
 
 
 # bytes; what is read of each end of a text to tell it from others
@@ -82,20 +132,6 @@ def is_small(value: object) -> bool:
     return chars <= _SMALL
 
 
-def _read(context: object, errors: str) -> object:
-    if isinstance(context, documents.Context):
-        return _as_documents(context)
-    if isinstance(context, Path):
-        return _read_folder(context, errors) if context.is_dir() else read_text(context, errors=errors)
-    if isinstance(context, (list, tuple)):
-        items = cast("Sequence[object]", context)
-        if items and all(isinstance(item, Path) for item in items):
-            paths = cast("Sequence[Path]", items)
-            return _read_paths(paths, errors)
-        return items
-    return context
-
-
 def _as_documents(context: documents.Context) -> object:
     known = [context.metadata(number) for number in range(context.num_documents())]
     for about in known:
@@ -111,9 +147,12 @@ def read_documents(paths: Iterable[str | PathLike[str]], errors: str = "strict")
     Raises FileNotFoundError, or ValueError for a file that is not text and for a folder without files.
     """
     named = [Path(path) for path in paths]
-    if len(named) == 1 and named[0].is_dir():
-        return _read_folder(named[0], errors)
-    return _read_paths(named, errors)
+    read = files.read(Files(named[0] if len(named) == 1 and named[0].is_dir() else named), errors)
+    values = cast("dict[str, str | bytes]", read.value)
+    refused = next((fact for fact in read.facts if fact.kind in ("unread", "bytes")), None)
+    if refused is not None:
+        raise ValueError(f"{refused.path} is no text{': ' + refused.note if refused.note else ''}")
+    return {name: text for name, text in values.items() if isinstance(text, str)}
 
 
 documents.Context.reader = staticmethod(read_documents)
@@ -126,39 +165,12 @@ def read_text(path: Path, *, errors: str = "strict") -> str:
     return decode(path.read_bytes(), str(path), errors=errors)
 
 
-def decode(content: bytes, origin: str, *, errors: str = "strict") -> str:
-    """Bytes as UTF-8 text. Raises ValueError that names their `origin` and says which byte is not UTF-8."""
+def decode(content: bytes, origin: str, *, encoding: str | None = None, errors: str = "strict") -> str:
+    """Bytes as text, UTF-8 if no `encoding` is given. Raises ValueError that names their `origin` and the byte."""
     try:
-        return content.decode("utf-8", errors)
+        return content.decode(encoding or "utf-8", errors)
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{origin} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start:,} (line {line:,}); "
-            "pass errors='replace' (on the command line --errors replace) to read it all the same, or pass the bytes "
-            "as the context"
-        ) from error
-
-
-def _read_paths(paths: Sequence[Path], errors: str) -> dict[str, str]:
-    texts: dict[str, str] = {}
-    for path in paths:
-        if path.is_dir():
-            texts |= {str(path / name): text for name, text in _read_folder(path, errors).items()}
-        else:
-            texts[str(path)] = read_text(path, errors=errors)
-    return texts
-
-
-def _read_folder(folder: Path, errors: str) -> dict[str, str]:
-    root = folder.resolve()
-    texts: dict[str, str] = {}
-    for path in sorted(root.rglob("*")):
-        # a link may lead out of the folder that was named
-        if path.is_file() and path.resolve().is_relative_to(root):
-            texts[path.relative_to(root).as_posix()] = read_text(path, errors=errors)
-    if not texts:
-        raise ValueError(f"there are no files in {str(folder)!r} to read the context from")
-    return texts
+        raise ValueError(refusal(content, origin, error, encoding or "utf-8")) from error
 
 
 def as_text(value: object, *, at_most: int) -> str | None:
@@ -238,6 +250,9 @@ def _describe_items(items: Sequence[object]) -> str:
         if kinds not in (["str"], ["dict"]):
             each = "a str, or a dict with its `text`"
         return f", each {each}, of {min(sizes):,} to {max(sizes):,} characters, {total}"
+    if kinds == ["bytes", "str"]:
+        chars, size = (sum(len(item) for item in items if isinstance(item, kind)) for kind in (str, bytes))
+        return f", each a str or bytes, {chars:,} characters (about {chars // 4:,} tokens) and {size:,} bytes in all"
     return f", of type {', '.join(kinds[:5])}" if kinds else ""
 
 

@@ -256,12 +256,12 @@ class RLM:
     ) -> Completion:
         """Answer a question about a context.
 
-        `context`: str, bytes, JSON-like values, a `Path` to a file or folder, or a list of those. `output`: a type that
-        msgspec or pydantic can validate, or a JSON Schema, which FINAL's value must fit; None takes any. `errors`: what
-        to do with bytes that are not UTF-8 in files. `samples`: how many times it is answered, from one shared
-        beginning and within one budget; the answer is the one that most have, or as `Samples` says. `stop`: when it is
-        set, the run ends and gives what it has ("cancelled"). `budget`: the ledger of a larger piece of work that the
-        run is a part of, from `open_budget`; None opens one for it alone.
+        `context`: str, bytes, JSON-like values, a `Path` to a file, a folder or a glob, a list of those, or `Files`.
+        `output`: a type that msgspec or pydantic can validate, or a JSON Schema, which FINAL's value must fit; None
+        takes any. `errors`: what to do with bytes that are not text in files. `samples`: how many times it is answered,
+        from one shared beginning and within one budget; the answer is the one that most have, or as `Samples` says.
+        `stop`: when it is set, the run ends and gives what it has ("cancelled"). `budget`: the ledger of a larger piece
+        of work that the run is a part of, from `open_budget`; None opens one for it alone.
 
         Raises ValueError, TypeError or FileNotFoundError for bad arguments, OSError if no trace can be written where it
         is to be, ClientError if the root model cannot be asked, SandboxStartError if there is no sandbox to be had. A
@@ -274,7 +274,7 @@ class RLM:
         if self.store is not None:
             raise ValueError("a run of several samples cannot be kept in a store: use an RLM without store= for it")
         asked.check()
-        prepared = contexts.prepare(context, errors=errors)
+        prepared = await contexts.aprepare(context, errors=errors, sandbox=self.sandbox)
         async with AsyncExitStack() as stack:
             shared = await self._open(stack, budget or self.open_budget(), stop, pool=self._pool)
             shared = msgspec.structs.replace(shared, settings=self._settings(asked))
@@ -324,7 +324,8 @@ class RLM:
             given = _Asked(asked.question, None, asked.output, errors)
             return await self._answer(given, stop, None, pool=pool, asking=asked)
 
-        return Session(answer, self.sandbox, None if saved else contexts.prepare(context, errors=errors), saved)
+        prepared = None if saved else contexts.prepare(context, errors=errors, sandbox=self.sandbox)
+        return Session(answer, self.sandbox, prepared, saved)
 
     async def resume(self, run: str, *, output: Any = None, stop: anyio.Event | None = None) -> Completion:
         """Go on with a run of `store` after its last finished iteration; of one that is over, give its completion.
@@ -341,7 +342,7 @@ class RLM:
             if is_over(events, run):
                 return rebuild(events, run)
             kept = folder.asked()
-            asked = _Asked(kept.question, kept.value, output, "strict")
+            asked = _Asked(kept.question, kept.prepared, output, "strict")
             if Kept.of(asked.question, None, self._settings(asked)).settings != kept.settings:
                 raise ValueError(
                     f"run {run} was set up otherwise than this RLM is: see RunStarted.settings in its trace"
@@ -382,7 +383,8 @@ class RLM:
         resumed: Resumed | None = None,
     ) -> Completion:
         asked.check()
-        prepared = asking.context if asking else contexts.prepare(asked.context, errors=asked.errors)
+        given = asking.context if asking else asked.context
+        prepared = await contexts.aprepare(given, errors=asked.errors, sandbox=self.sandbox)
         budget = budget or self.open_budget()
         for part in (spent, None if resumed is None else resumed.state.spent):
             if part is not None:
@@ -391,7 +393,7 @@ class RLM:
         async with AsyncExitStack() as stack:
             if self.store is not None and folder is None and asking is None:
                 folder = RunFolder(self.store.path, new_id())
-                kept = Kept.of(asked.question, prepared.value, settings)
+                kept = Kept.of(asked.question, prepared, settings)
                 await anyio.to_thread.run_sync(folder.make, kept)
                 stack.enter_context(folder)
                 await anyio.to_thread.run_sync(_prune, self.store)

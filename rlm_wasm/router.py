@@ -154,7 +154,8 @@ class Router:
         """
         if not question.strip():
             raise ValueError("the question is empty: say what to answer about the context")
-        asked = _Asked(question, contexts.prepare(context, errors=errors), output, stop)
+        prepared = await contexts.aprepare(context, errors=errors, sandbox=self.rlm.sandbox)
+        asked = _Asked(question, prepared, output, stop)
         return await _Routing(self.rlm, asked).answer(self.threshold_chars, self._chosen(question))
 
     def _chosen(self, question: str) -> Profile:
@@ -206,7 +207,7 @@ class _Routing:
         try:
             done = await self._rlm.acompletion(
                 prompts.with_instruction(self._asked.question, profile.instruction),
-                context=self._asked.context.value,
+                context=self._asked.context,
                 output=self._asked.output,
                 budget=self._budget,
                 stop=self._asked.stop,

@@ -282,7 +282,7 @@ class Run:
             context_sha256=digest,
             has_context=small,
             context_value=context.value if small else None,
-            settings=self._shared.settings,
+            settings=_with(self._shared.settings, context.beside),
             branch=None if self._resumed is None or self._resumed.moment is None else self._resumed.moment.branch,
         )
 
@@ -313,7 +313,7 @@ class Run:
             cells = Cells(sandbox, survivor, self._emitter, self._dialect, self._watch)
             used = shared.held and self._depth == 0
             if not used and restored is None:
-                await sandbox.load(context=self._context.value, **shared.variables)
+                await sandbox.load(**self._context.among(shared.variables))
                 await sandbox.equip(self._dialect.equipment, self._dialect.library)
             seeded = restored is not None or sandbox.options.seed is not None
             await survivor.hold(sandbox, seeded=seeded, used=used)
@@ -657,3 +657,11 @@ class Run:
             self._bridge.usage += child._bridge.usage
             if child.completed is not None:
                 ended(child.completed)
+
+
+def _with(settings: Mapping[str, Any], beside: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings, with what stands beside the context among the variables where they are recorded."""
+    variables = settings.get("variables")
+    if not beside or variables is None:
+        return settings
+    return {**settings, "variables": {**beside, **variables} if contexts.is_small(beside) else None}

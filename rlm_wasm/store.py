@@ -26,6 +26,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from rlm_wasm import trace_file
+from rlm_wasm.contexts import Context
 from rlm_wasm.events import CallFinished, CallStarted, Event, IterationFinished, RootReplied, RunStarted, RunStopped
 from rlm_wasm.limits import ModelUsage, Spent, Usage
 from rlm_wasm.locks import lock
@@ -49,21 +50,28 @@ class RunBusy(ValueError):
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """What a run is asked: `context` is a text as in `values.py`, `settings` those of `RunStarted` as such a text."""
+    """What a run is asked: `context` is a text as in `values.py`, `settings` those of `RunStarted` as such a text.
+
+    `description` and `beside` are those of the context, the second as such a text too.
+    """
 
     question: str
     context: str
     settings: str
+    description: str = ""
+    beside: str = "{}"
 
     @classmethod
-    def of(cls, question: str, context: object, settings: Mapping[str, Any]) -> Asked:
+    def of(cls, question: str, context: Context | None, settings: Mapping[str, Any]) -> Asked:
         """Raises TypeError for a context that has no form on disk."""
-        return cls(question, encode(context), encode(msgspec.to_builtins(dict(settings))))
+        held = context or Context(None, "")
+        plain = encode(msgspec.to_builtins(dict(settings)))
+        return cls(question, encode(held.value), plain, held.description, encode(held.beside))
 
     @property
-    def value(self) -> object:
+    def prepared(self) -> Context:
         """The context."""
-        return decode(self.context)
+        return Context(decode(self.context), self.description, decode(self.beside))
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):

@@ -194,6 +194,35 @@ def test_a_folder_is_a_context(run: Run, serve: Serve, tmp_path: Path) -> None:
     assert (ran.code, ran.stdout) == (0, "text\n")
 
 
+def test_several_files_folders_and_globs_are_one_context(run: Run, serve: Serve, tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt", "c.md"):
+        (tmp_path / name).write_text(name, "utf-8")
+    names = "FINAL(' '.join([file['path'][-5:] for file in context_files] + sorted(context.values())))"
+    server = serve(*[repl(names)] * 3)
+    files = [tmp_path / "a.txt", tmp_path / "c.md"]
+    told = "a.txt /c.md a.txt c.md\n"
+    # as the shell writes out a glob: after the question, and after an option
+    assert run(*ask(server, *files)).stdout == told
+    assert run(*ask(server, "--context", files[0], files[1])).stdout == told
+    assert run(*ask(server, tmp_path / "*.txt")).stdout == "a.txt b.txt a.txt b.txt\n"
+
+
+def test_standard_input_is_no_context_beside_others(run: Run, serve: Serve, tmp_path: Path) -> None:
+    ran = run(*ask(serve(), "--context", "-", "--context", tmp_path))
+    assert (ran.code, ran.stderr) == (
+        1,
+        "rlm-wasm: standard input is a context by itself: give - or files, not both\n",
+    )
+
+
+def test_an_encoding_can_be_given(run: Run, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    server = serve(repl("FINAL(context)"), repl("FINAL(context)"))
+    assert run(*ask(server, tmp_path / "latin.txt", "--encoding", "latin-1")).stdout == "café\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9")))
+    assert run(*ask(server, "--context", "-", "--encoding", "latin-1")).stdout == "café\n"
+
+
 def test_bytes_that_are_not_utf_8_are_pointed_at_and_can_be_replaced(
     run: Run, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,7 +93,7 @@ def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_not_utf_8_says_which_byte_where_and_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "latin.txt"
     path.write_bytes(b"one\ntwo\ncaf\xe9\n")
-    for context in (path, tmp_path, [path]):
+    for context in (path, [path]):
         with pytest.raises(ValueError, match="not UTF-8") as caught:
             prepare(context)
         assert "byte 0xe9 at offset 11 (line 3)" in str(caught.value)
@@ -102,6 +102,7 @@ def test_a_file_that_is_not_utf_8_says_which_byte_where_and_what_to_do(tmp_path:
         assert "caf" not in str(caught.value)
     assert read_text(path, errors="replace") == "one\ntwo\ncaf\ufffd\n"
     assert prepare(tmp_path, errors="ignore").value == {"latin.txt": "one\ntwo\ncaf\n"}
+    assert prepare(tmp_path).value == {"latin.txt": "one\ntwo\ncaf\ufffd\n"}
 
 
 @given(st.binary(max_size=50))
@@ -141,9 +142,14 @@ def test_bytes_are_their_text_or_an_error_that_points_at_one_of_them(content: by
             "`context` is a dict of 2 items, each a str, of 4 to 8 characters, 12 characters in all (about 3 tokens); "
             "its keys: 'a.txt', 'b.txt'",
         ),
+        (
+            {"a.txt": "abcd", "b.png": b"\x00\x01"},
+            "`context` is a dict of 2 items, each a str or bytes, 4 characters (about 1 tokens) and 2 bytes in all; "
+            "its keys: 'a.txt', 'b.png'",
+        ),
         (7, "`context` is a int"),
     ],
-    ids=["None", "str", "large", "bytes", "texts", "mixed", "empty", "dict", "int"],
+    ids=["None", "str", "large", "bytes", "texts", "mixed", "empty", "dict", "files", "int"],
 )
 def test_the_line_says_type_and_sizes(value: object, line: str) -> None:
     assert describe(value) == line
@@ -195,6 +201,16 @@ async def test_a_folder_arrives_in_the_sandbox(corpus: Path) -> None:
     opening = "".join(message.content for message in root.calls[0])
     assert "'deep/er/ü.txt'" in opening
     assert "third: " not in opening
+
+
+@pytest.mark.anyio
+async def test_what_is_known_of_files_stands_beside_them_in_the_sandbox(corpus: Path) -> None:
+    code = "FINAL([(file['path'], file['size'], file['kind']) for file in context_files])"
+    root = ScriptedClient([f"```repl\n{code}\n```"], model="root")
+    with anyio.fail_after(60):
+        done = await RLM(root).acompletion("How large?", context=corpus)
+    assert done.response == [("a.txt", 5, "text"), ("b.txt", 7, "text"), ("deep/er/ü.txt", 9, "text")]
+    assert "`context_files` is a list of dicts" in "".join(message.content for message in root.calls[0])
 
 
 # --- documents -----------------------------------------------------------------------------------------------------

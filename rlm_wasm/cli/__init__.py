@@ -28,6 +28,7 @@ from rlm_wasm.cli.settings import ALL, SettingError, Source, in_force, switch
 from rlm_wasm.clients import CachedClient, Client, OpenAIClient
 from rlm_wasm.errors import RLMError
 from rlm_wasm.events import Listener, RunStarted
+from rlm_wasm.files import Files
 from rlm_wasm.integrations.mcp import Shelf, serve_stdio
 from rlm_wasm.integrations.serve import ChatServer, is_loopback, serve
 from rlm_wasm.limits import DEFAULT_PRICES, Limits, find_price
@@ -201,22 +202,23 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _context(options: argparse.Namespace) -> object:
-    if options.context is None:
+    named: list[str] = [*getattr(options, "files", []), *options.context]
+    if not named:
         return None
-    if options.context == "-":
-        return contexts.decode(sys.stdin.buffer.read(), "standard input", errors=options.errors)
-    path = Path(options.context)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file or folder {options.context!r} to read the context from")
-    return path
+    if named == ["-"]:
+        content = sys.stdin.buffer.read()
+        return contexts.decode(content, "standard input", encoding=options.encoding, errors=options.errors)
+    if "-" in named:
+        raise ValueError("standard input is a context by itself: give - or files, not both")
+    return Files(named if len(named) > 1 else named[0], encoding=options.encoding)
 
 
 def _replay(options: argparse.Namespace) -> int:
     """`replay`: 0 if a recorded run went as it was recorded, else 1, and the first difference is told."""
     events = Trajectory.load(options.trace_file, options.run_id).events
     context = _context(options)
-    if isinstance(context, Path):
-        context = contexts.prepare(context, errors=options.errors).value
+    if isinstance(context, Files):
+        context = contexts.prepare(context, errors=options.errors)
     if context is None and any(isinstance(event, RunStarted) and event.question == demo.QUESTION for event in events):
         # it is no file, and on any machine with the same Python it is the same
         context = demo.corpus()

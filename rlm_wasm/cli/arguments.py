@@ -45,6 +45,7 @@ _ASK_EXAMPLES = """\
 examples:
   rlm-wasm ask "Who signed the contract?" --context contract.txt --model gpt-5-mini --usd 0.10
   rlm-wasm ask "Which notes contradict each other?" --context notes/ --model gpt-5 --sub-model gpt-5-nano --live
+  rlm-wasm ask "Which of them expire this year?" contracts/*.pdf annexes.zip --model gpt-5-mini
   cat *.log | rlm-wasm ask "What failed first?" --context - --model local --base-url http://127.0.0.1:8080/v1
   rlm-wasm ask "How many are late?" --context orders.json --model gpt-5-mini --json | jq .response
 """
@@ -145,13 +146,13 @@ _RUN = (
 _REPORTED = ("json", "debug")
 # the settings that each command has, in the order of its help
 KEYS: Mapping[str, Sequence[str]] = {
-    "ask": (*_RUN, "errors", "live", "trace", "store", "seed", *_REPORTED, "deno"),
-    "batch": (*_RUN, "concurrency", "errors", "trace", "seed", *_REPORTED, "deno"),
+    "ask": (*_RUN, "errors", "encoding", "live", "trace", "store", "seed", *_REPORTED, "deno"),
+    "batch": (*_RUN, "concurrency", "errors", "encoding", "trace", "seed", *_REPORTED, "deno"),
     "demo": (*_RUN, "live", "trace", "seed", *_REPORTED, "deno"),
     "doctor": (*_REPORTED, "deno"),
     "setup": (*_REPORTED, "deno"),
     "report": _REPORTED,
-    "replay": ("errors", "packages", *_REPORTED, "deno"),
+    "replay": ("errors", "encoding", "packages", *_REPORTED, "deno"),
     "runs": ("store", *_REPORTED),
     "resume": ("store", "model", "sub_model", "base_url", "price", "cache", "live", "trace", *_REPORTED, "deno"),
     "serve": (*_RUN, "trace", "host", "port", "threshold_chars", "max_request_mb", *_REPORTED, "deno"),
@@ -163,7 +164,7 @@ KEYS: Mapping[str, Sequence[str]] = {
 }
 # what is not an option
 _POSITIONAL = {
-    "ask": " QUESTION",
+    "ask": " QUESTION [FILE|DIR|GLOB...]",
     "batch": " QUESTIONS-FILE -o FILE",
     "report": " TRACE-FILE",
     "replay": " TRACE-FILE",
@@ -209,12 +210,11 @@ def parser(commands: Mapping[str, Command], files: object = None) -> argparse.Ar
         made.set_defaults(run=commands[name], parser=made)
         return made
 
-    ask = add(
-        "ask", "answer a question about a file, a folder or standard input", _ASK_EXAMPLES, _SETTINGS, _EXIT_CODES
-    )
+    ask = add("ask", "answer a question about files, folders or standard input", _ASK_EXAMPLES, _SETTINGS, _EXIT_CODES)
     ask.add_argument("question", metavar="QUESTION", help="in the words of a person")
-    about = ask.add_argument("--context", metavar="FILE|DIR|-", help="what the question is about; - is standard input")
-    _completes(about, files)
+    named = ask.add_argument("files", metavar="FILE|DIR|GLOB", nargs="*", help="what the question is about")
+    _completes(named, files)
+    _add_context(ask, "the same; - is standard input", files)
     _add_batch(
         add("batch", "answer the questions of a file, many at once", _BATCH_EXAMPLES, _SETTINGS, _EXIT_CODES), files
     )
@@ -258,6 +258,10 @@ def parser(commands: Mapping[str, Command], files: object = None) -> argparse.Ar
 def parse(whole: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
     """The arguments as they were given; what `bench` hands on is in `rest`. Ends the process where they are wrong."""
     options, rest = whole.parse_known_args(arguments)
+    if options.command == "ask" and not any(word.startswith("-") for word in rest):
+        # argparse takes what follows an option, as a shell writes out a glob, for none of a command's own
+        options.files += rest
+        rest = []
     if rest and options.command != "bench":
         options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.rest = rest
@@ -269,10 +273,7 @@ def _add_batch(made: argparse.ArgumentParser, files: object) -> None:
     _completes(made.add_argument("questions", metavar="QUESTIONS-FILE", help=about), files)
     out = made.add_argument("-o", "--output", metavar="FILE", required=True, help="where the answers are written")
     _completes(out, files)
-    context = made.add_argument(
-        "--context", metavar="FILE|DIR|-", help="what the questions are about that have no context of their own"
-    )
-    _completes(context, files)
+    _add_context(made, "what the questions are about that have no context of their own", files)
     made.add_argument("--each-usd", type=NUMBER.parse, metavar="N", help="spend at most this on each question")
     made.add_argument("--each-seconds", type=NUMBER.parse, metavar="N", help="give each question at most these")
     made.add_argument(
@@ -285,8 +286,16 @@ def _add_batch(made: argparse.ArgumentParser, files: object) -> None:
 
 def _add_replay(made: argparse.ArgumentParser, files: object) -> None:
     _add_trace(made, files)
+    _add_context(made, "the context, where it was too large to be recorded", files)
+
+
+def _add_context(made: argparse.ArgumentParser, meaning: str, files: object) -> None:
     context = made.add_argument(
-        "--context", metavar="FILE|DIR|-", help="the context, where it was too large to be recorded"
+        "--context",
+        metavar="FILE|DIR|GLOB|-",
+        action="append",
+        default=[],
+        help=f"{meaning}; may be given several times",
     )
     _completes(context, files)
 

@@ -172,10 +172,11 @@ ALL = {
         ),
         Setting(
             "errors",
-            "what to do with bytes that are not UTF-8",
+            "what to do with bytes that are no text",
             choices=("strict", "replace", "ignore", "backslashreplace"),
             default="strict",
         ),
+        Setting("encoding", "the encoding of texts (default: found out)", metavar="NAME"),
         Setting("concurrency", "questions at once", COUNT, "N", default=CONCURRENCY),
         Setting("live", "draw the run as it goes, where stderr is a terminal", SWITCH, default=False),
         Setting("json", "print JSON for machines", SWITCH, default=False),

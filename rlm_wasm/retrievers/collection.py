@@ -52,10 +52,11 @@ def _document(given: object, position: int) -> Document:
 def documents_in(paths: Paths, *, errors: str = "strict") -> list[Document]:
     """A document for each file that is named or in a folder that is named, its path as id and in its metadata.
 
-    Paths are relative to the folder if one folder is all that is named. `errors` as in `bytes.decode`. Raises
-    FileNotFoundError, or ValueError for a file that is not text.
+    Paths are relative to the folder if one folder is all that is named. `errors` as in `bytes.decode`. Files without
+    text in them are left out. Raises as `files.read`.
     """
     named = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
     alone = named[0] if len(named) == 1 and named[0].is_dir() else None
-    texts: dict[str, str] = contexts.prepare(alone or named, errors=errors).value if named else {}
-    return [Document(name, text, {"path": name, "suffix": Path(name).suffix}) for name, text in texts.items()]
+    read: dict[str, object] = contexts.prepare(alone or named, errors=errors).value if named else {}
+    texts = [(name, text) for name, text in read.items() if isinstance(text, str)]
+    return [Document(name, text, {"path": name, "suffix": Path(name).suffix}) for name, text in texts]

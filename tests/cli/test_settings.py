@@ -97,6 +97,7 @@ def test_every_option_has_a_variable_and_a_key(
     config: Config, project: Path, user: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = {"usd": "2.5", "seconds": "60", "iterations": "7", "dialect": "dspy", "act": "tool", "errors": "ignore"}
+    texts |= {"encoding": "latin-1"}
     texts |= {"price": "a=b=1/2.5", "live": "yes", "json": "on", "debug": "1"}
     numbers = {"seed": "5", "port": "0", "threshold_chars": "9", "max_request_mb": "1", "concurrency": "3"}
     texts |= numbers
