@@ -260,7 +260,7 @@ def parse(whole: argparse.ArgumentParser, arguments: Sequence[str] | None) -> ar
     options, rest = whole.parse_known_args(arguments)
     if options.command == "ask" and not any(word.startswith("-") for word in rest):
         # argparse takes what follows an option, as a shell writes out a glob, for none of a command's own
-        options.files += rest
+        options.context = [*options.context, *rest]
         rest = []
     if rest and options.command != "bench":
         options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
