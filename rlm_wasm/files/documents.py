@@ -7,21 +7,24 @@ without permissions, which is started for it, gets the sources of the libraries 
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
 import io
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import anyio
 import anyio.from_thread
+import anyio.to_thread
 import msgspec
 
 import rlm_wasm.inside
 from rlm_wasm.errors import SandboxError, SandboxStartError
-from rlm_wasm.sandbox import Sandbox, SandboxOptions
+from rlm_wasm.sandbox import Checkpoint, Sandbox, SandboxOptions
+from rlm_wasm.sandbox.image import build, cache_folder
 
 # by kind: what reads it, with what that imports
 _LIBRARIES = {
@@ -86,13 +89,9 @@ async def _convert(
     documents: Sequence[tuple[str, bytes]], encoding: str | None, options: SandboxOptions
 ) -> list[str | NotRead]:
     ends = time.monotonic() + options.timeout
-    libraries = _bundle({name for kind, _ in documents for name in _LIBRARIES[kind]})
-    converting = Path(rlm_wasm.inside.__file__).with_name("converting.py").read_text("utf-8")
     made: list[str | NotRead] = []
     try:
-        async with Sandbox(options=options) as sandbox:
-            await sandbox.load(document_libraries=libraries)
-            await sandbox.equip([("rlm_converting", converting)])
+        async with _reader(sorted({kind for kind, _ in documents}), options) as sandbox:
             for kind, content in documents:
                 left = ends - time.monotonic()
                 made.append(
@@ -103,6 +102,49 @@ async def _convert(
     except (SandboxStartError, ValueError) as error:
         made += [NotRead(f"no sandbox to read it in: {_short(error)}")] * (len(documents) - len(made))
     return made
+
+
+@asynccontextmanager
+async def _reader(kinds: Sequence[str], options: SandboxOptions) -> AsyncGenerator[Sandbox]:
+    """A sandbox that has imported what reads these kinds, as one was kept before it read anything; else it is made.
+
+    One that is to be kept has imported what reads the others too, so that there is one for all.
+    """
+    if options.use_image:
+        kinds = [kind for kind in _LIBRARIES if not _missing(kind)]
+    libraries = _bundle({name for kind in kinds for name in _LIBRARIES[kind]})
+    program = Path(rlm_wasm.inside.__file__).with_name("converting.py").read_text("utf-8")
+    digest = hashlib.sha256(libraries + program.encode() + build().encode()).hexdigest()[:16]
+    path = cache_folder() / f"documents-{digest}.checkpoint"
+    kept = await anyio.to_thread.run_sync(_kept, path) if options.use_image else None
+    if kept is not None:
+        async with Sandbox.restore(kept, options=options) as sandbox:
+            yield sandbox
+        return
+    async with Sandbox(options=options) as sandbox:
+        await sandbox.load(document_libraries=libraries)
+        await sandbox.equip([("rlm_converting", program)])
+        await sandbox.execute(f"import_for({list(kinds)!r})")
+        if options.use_image:
+            await anyio.to_thread.run_sync(_keep, path, await sandbox.checkpoint())
+        yield sandbox
+
+
+def _kept(path: Path) -> Checkpoint | None:
+    try:
+        return Checkpoint.load(path)
+    except (OSError, ValueError):
+        # what is damaged is made and written anew
+        return None
+
+
+def _keep(path: Path, checkpoint: Checkpoint) -> None:
+    # what cannot be written costs only time, the next time
+    with suppress(OSError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for older in path.parent.glob("documents-*.checkpoint"):
+            older.unlink(missing_ok=True)
+        checkpoint.save(path)
 
 
 async def _read_one(sandbox: Sandbox, kind: str, content: bytes, encoding: str | None, left: float) -> str | NotRead:

@@ -9,6 +9,7 @@ Owns how the text of each kind is laid out. Knows nothing of files, nor of a run
 
 from __future__ import annotations
 
+import importlib
 import io
 import logging
 import re
@@ -18,9 +19,10 @@ from typing import Any
 
 import rlm_host
 
-__all__ = ["document_text"]
+__all__ = ["document_text", "import_for"]
 
 _LIBRARIES = Path("/tmp/document_libraries.zip")
+_READERS = {"pdf": ["pypdf"], "docx": ["mammoth", "markdownify", "bs4"], "html": ["markdownify", "bs4"]}
 _NO_TEXT = ["script", "style", "noscript", "template", "svg"]
 
 
@@ -29,6 +31,12 @@ def document_text(kind: str, content: bytes, encoding: str | None = None) -> str
     if kind == "pdf":
         return _of_pdf(content)
     return _of_html(_html_of_docx(content) if kind == "docx" else content, encoding)
+
+
+def import_for(kinds: list[str]) -> None:
+    """Import what documents of these kinds are read by, which takes longer than to read most of them."""
+    for name in {name for kind in kinds for name in _READERS[kind]}:
+        importlib.import_module(name)
 
 
 def _of_pdf(content: bytes) -> str:

@@ -114,17 +114,24 @@ def test_without_a_sandbox_no_document_is_read(folder: Path) -> None:
     assert "no sandbox to read it in" in fact(read, "a.pdf")["note"]
 
 
-@pytest.mark.anyio
-async def test_a_document_is_read_in_a_sandbox_and_never_on_the_host(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_documents_are_read_in_a_sandbox_and_the_beginning_of_it_is_kept_for_the_next(
+    cache_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    began: list[str] = []
+    made: list[str] = []
     real = Sandbox.equip
 
     async def equip(self: Sandbox, modules: Any, library: Any = ()) -> None:
-        began.extend(name for name, _ in modules)
+        made.extend(name for name, _ in modules)
         await real(self, modules, library)
 
     monkeypatch.setattr(Sandbox, "equip", equip)
-    assert documents.convert([("html", b"<i>one</i>"), ("html", b"<i>two</i>")]) == ["*one*\n", "*two*\n"]
-    assert began == ["rlm_converting"]
+    # the others take longer to be imported
+    monkeypatch.setattr(documents, "_LIBRARIES", {"html": documents._LIBRARIES["html"]})
+    asked = [("html", b"<i>one</i>"), ("html", b"<i>two</i>")]
+    for times, damaged in ((1, True), (2, False), (2, False)):
+        assert documents.convert(asked) == ["*one*\n", "*two*\n"]
+        assert made == ["rlm_converting"] * times
+        # the one of other libraries, which was there before, is not needed any more
+        [kept] = cache_folder.glob("documents-*.checkpoint")
+        if damaged:
+            kept.write_bytes(b"no checkpoint")
