@@ -40,6 +40,11 @@ class TooMuch(ValueError):
         self.all = all
 
 
+def too_many(files: int) -> TooMuch:
+    """The error for more files than may be."""
+    return TooMuch(f"there are more than {files:,} files: name fewer, or raise FileLimits(files=...)", all=True)
+
+
 class Ledger:
     """What was read so far, of what may be."""
 
@@ -52,9 +57,7 @@ class Ledger:
         """One more file. Raises TooMuch."""
         self._files += 1
         if self._files > self.limits.files:
-            raise TooMuch(
-                f"there are more than {self.limits.files:,} files: name fewer, or raise FileLimits(files=...)", all=True
-            )
+            raise too_many(self.limits.files)
 
     def read(self, count: int) -> None:
         """So many bytes more. Raises TooMuch."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import msgspec
 
+from rlm_wasm.files.limits import too_many
+
 
 class Found(msgspec.Struct, frozen=True):
     """A file to be read: the name that it gets, where it is, and whether it was named by itself."""
@@ -22,17 +24,20 @@ class Listing(msgspec.Struct):
     """What was found in order, and how many were left out: hidden ones, and links that lead out of what was named."""
 
     found: list[Found]
+    at_most: int
     hidden: int = 0
     outside: int = 0
+    seen: int = 0
 
 
-def listed(paths: Sequence[Path], *, several: bool, hidden: bool) -> Listing:
+def listed(paths: Sequence[Path], *, several: bool, hidden: bool, at_most: int) -> Listing:
     """The files that are named, in the order of the paths, those of a folder or a glob by name.
 
     Of a folder or glob that is alone their names are relative to it; of several paths each begins with the path.
-    Raises FileNotFoundError for a path that does not exist and a glob that nothing matches, ValueError for no files.
+    Raises FileNotFoundError for a path that does not exist and a glob that nothing matches, ValueError for no files
+    and for more than `at_most`.
     """
-    listing = Listing([])
+    listing = Listing([], at_most)
     for path in paths:
         if path.is_dir():
             _list_folder(path, path if several else None, listing, hidden)
@@ -65,10 +70,8 @@ def _list_matches(pattern: Path, several: bool, listing: Listing, hidden: bool) 
     if not matches:
         raise FileNotFoundError(f"no file matches {str(pattern)!r}")
     for match in matches:
-        below = (
-            sorted(_files_below(match, listing, hidden)) if match.is_dir() and "**" not in pattern.parts else [match]
-        )
-        for path in below:
+        whole = match.is_dir() and "**" not in pattern.parts
+        for path in sorted(_files_below(match, listing, hidden)) if whole else [match]:
             if not path.is_dir():
                 relative = path.relative_to(base)
                 _add(path, str(base / relative) if several else relative.as_posix(), root, listing)
@@ -88,6 +91,9 @@ def _files_below(root: Path, listing: Listing, hidden: bool) -> Iterator[Path]:
             listing.hidden += sum(name.startswith(".") for name in folders)
             folders[:] = [name for name in folders if not name.startswith(".")]
             names = [name for name in names if not name.startswith(".")]
+        listing.seen += len(names)
+        if listing.seen > listing.at_most:
+            raise too_many(listing.at_most)
         yield from (Path(folder, name) for name in names)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
@@ -97,7 +99,8 @@ def read(files: Files, errors: str = "strict", sandbox: SandboxOptions | None = 
     `sandbox`: how the sandbox is started that reads documents.
     """
     texts.check(files.encoding)
-    listing = listed(files.named, several=files.several, hidden=files.hidden)
+    listing = listed(files.named, several=files.several, hidden=files.hidden, at_most=files.limits.files)
+    _check_sizes(listing.found, files.limits.bytes)
     reader = _Reader(files, errors)
     for found in listing.found:
         reader.take(found)
@@ -108,6 +111,20 @@ def read(files: Files, errors: str = "strict", sandbox: SandboxOptions | None = 
     alone = not files.several and listing.found[0].explicit and not any(fact.kind == "archive" for fact in facts)
     value = next(iter(reader.values.values())) if alone else reader.values
     return Read(value, facts, listing.hidden, listing.outside)
+
+
+def _check_sizes(found: Sequence[Found], at_most: int) -> None:
+    """Raise ValueError for files that are too large together, before the first is read."""
+    size = 0
+    for each in found:
+        # what is gone by now is found out when it is to be read
+        with suppress(OSError):
+            size += each.path.stat().st_size
+    if size > at_most:
+        raise ValueError(
+            f"the files that are named have {size:,} bytes, and at most {at_most:,} are read: name fewer, or raise "
+            "FileLimits(bytes=...)"
+        )
 
 
 class _Reader:
@@ -269,12 +286,16 @@ def _content(found: Found, at_most: int) -> _File:
 def _read_once(found: Found, at_most: int) -> tuple[bytes, os.stat_result, bool] | None:
     """The content, and whether the file grew behind it meanwhile; None if it changed."""
     # what was a file when it was listed may be a link or a pipe by now
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0)
     if not found.explicit:
-        flags |= getattr(os, "O_NOFOLLOW", 0)
+        flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     with open(os.open(found.path, flags), "rb", buffering=0) as file:
         before = os.fstat(file.fileno())
-        if not stat.S_ISREG(before.st_mode):
+        regular = stat.S_ISREG(before.st_mode)
+        if found.explicit and not (regular and before.st_size):
+            # a pipe that was named by itself, or a file that the system makes as it is read
+            return _until_its_end(file, found.path, at_most), before, False
+        if not regular:
             raise OSError(f"{found.path} is no file")
         pieces: list[bytes] = []
         left = before.st_size
@@ -291,6 +312,17 @@ def _read_once(found: Found, at_most: int) -> tuple[bytes, os.stat_result, bool]
         return b"".join(pieces), before, True
     changed = left > 0 or (after.st_mtime_ns, after.st_size) != (before.st_mtime_ns, before.st_size)
     return None if changed else (b"".join(pieces), before, False)
+
+
+def _until_its_end(file: io.FileIO, path: Path, at_most: int) -> bytes:
+    pieces: list[bytes] = []
+    read = 0
+    while piece := file.read(_CHUNK):
+        pieces.append(piece)
+        read += len(piece)
+        if read > at_most:
+            raise ValueError(f"{path} has more than {at_most:,} bytes: read a part, or raise FileLimits(bytes=...)")
+    return b"".join(pieces)
 
 
 def _said(error: OSError) -> str:

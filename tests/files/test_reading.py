@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,17 @@ def test_links_out_of_a_folder_or_a_glob_are_counted_and_not_followed(corpus: Pa
     assert "1 links out of the folder were not followed" in prepare(corpus).description
 
 
+def test_a_pipe_that_is_named_by_itself_is_read_to_its_end(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=("from a pipe",), daemon=True)
+    writer.start()
+    assert prepare(tmp_path / "pipe").value == "from a pipe"
+    writer.join(10)
+    (tmp_path / "empty.txt").write_text("", "utf-8")
+    assert prepare(tmp_path / "empty.txt").value == ""
+    assert prepare(tmp_path).value == {"empty.txt": ""}
+
+
 # --- what is too much ----------------------------------------------------------------------------------------------
 
 
@@ -97,7 +109,7 @@ def test_links_out_of_a_folder_or_a_glob_are_counted_and_not_followed(corpus: Pa
     ("limits", "message"),
     [
         (FileLimits(files=3), "more than 3 files: name fewer"),
-        (FileLimits(bytes=20), "20 bytes|more may be read"),
+        (FileLimits(bytes=20), "have 30 bytes, and at most 20 are read: name fewer"),
     ],
 )
 def test_more_than_the_limits_allow_says_which_and_what_to_do(corpus: Path, limits: FileLimits, message: str) -> None:
