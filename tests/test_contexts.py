@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rlm_wasm import RLM, SandboxOptions, ScriptedClient
 from rlm_wasm.contexts import decode, describe, prepare, read_text
 from rlm_wasm.inside.documents import Context
+from rlm_wasm.store import Asked
 
 
 @pytest.fixture
@@ -211,6 +212,19 @@ async def test_what_is_known_of_files_stands_beside_them_in_the_sandbox(corpus: 
         done = await RLM(root).acompletion("How large?", context=corpus)
     assert done.response == [("a.txt", 5, "text"), ("b.txt", 7, "text"), ("deep/er/ü.txt", 9, "text")]
     assert "`context_files` is a list of dicts" in "".join(message.content for message in root.calls[0])
+
+
+def test_a_folders_pictures_are_no_documents(corpus: Path) -> None:
+    (corpus / "picture.png").write_bytes(b"\x89PNG\r\n")
+    documents = Context.of(prepare(corpus).value)
+    assert documents.num_documents() == 3
+    assert "PNG" not in documents.text
+
+
+def test_what_stands_beside_a_context_is_kept_with_it_in_a_store(corpus: Path) -> None:
+    prepared = prepare(corpus)
+    assert Asked.of("How large?", prepared, {}).prepared == prepared
+    assert prepare(prepared) is prepared
 
 
 # --- documents -----------------------------------------------------------------------------------------------------

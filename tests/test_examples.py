@@ -37,6 +37,12 @@ EXPECTED: dict[str, list[str]] = {
         "calls refused: 6",
         "raised: calls | the whole run is in it: True",
     ],
+    "files_and_archives": [
+        "april.txt 122 text utf-16-le",
+        "logo.png 10 bytes None",
+        "older.zip/../outside.txt 19 unread None its path leads out of the archive\n",
+        "april.txt: 1\nmarch.txt: 2\nolder.zip/2025/december.txt: 0\n",
+    ],
     "files_by_mcp": [
         "tools: ask, cancel, list_files, load",
         "files: ['2024.txt', '2025.txt']",

@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from rlm_wasm import RLM, ClientError, Limits, Message, Price, Reply, Store
+from rlm_wasm import RLM, ClientError, Limits, Message, Price, Reply, Store, contexts
 from rlm_wasm.runs import StoredRun, listed, pruned, remove
 from rlm_wasm.store import Asked, RunBusy, RunFolder
 
@@ -42,7 +42,7 @@ def folder(store: Path, number: int, *, age: float = 0, size: int = 0) -> str:
     """A run in a store that has begun, and was last changed so many days ago (of 1,000,000 s since 1970)."""
     run = f"{number:012x}"
     made = RunFolder(store, run)
-    made.make(Asked.of(f"question {number}", "x" * size, {}))
+    made.make(Asked.of(f"question {number}", contexts.Context("x" * size, ""), {}))
     for file in made.path.iterdir():
         os.utime(file, times=(1_000_000 - age * DAY, 1_000_000 - age * DAY))
     return run

@@ -84,10 +84,12 @@ class Context:
     def of(cls, value: Any, separator: str = "\n\n") -> Context:
         """The documents that the value of a run's `context` stands for: a list of them, a dict of them by id, one text.
 
-        A list that holds other things, as a child may be given, is read as their texts.
+        A list that holds other things, as a child may be given, is read as their texts; bytes in a dict, as files that
+        are no text have, are left out.
         """
         if isinstance(value, dict):
-            value = [(str(key), str(item)) for key, item in cast("dict[Any, Any]", value).items()]
+            named = cast("dict[Any, Any]", value).items()
+            value = [(str(key), str(item)) for key, item in named if not isinstance(item, bytes)]
         if not isinstance(value, (list, tuple)):
             return cls.from_text("" if value is None else str(value))
         items = cast("Sequence[Any]", value)
