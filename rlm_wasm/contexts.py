@@ -83,10 +83,10 @@ def _of_files(read: files.Read) -> Context:
         said.append("`context_files` is a list of dicts with path, size, kind, modified, encoding and note of each")
         unread = sum(fact.kind == "unread" for fact in read.facts)
         noted = sum(bool(fact.note) and fact.kind not in ("unread", "archive") for fact in read.facts)
-        said += [f"{unread:,} could not be read (kind 'unread', the note says why)"] if unread else []
-        said += [f"{noted:,} have a note"] if noted else []
-        said += [f"{read.hidden:,} hidden files and folders were left out"] if read.hidden else []
-        said += [f"{read.outside:,} links out of the folder were not followed"] if read.outside else []
+        said += [f"could not be read: {unread:,} (kind 'unread', the note says why)"] if unread else []
+        said += [f"with another note: {noted:,}"] if noted else []
+        said += [f"hidden files and folders, left out: {read.hidden:,}"] if read.hidden else []
+        said += [f"links out of what was named, not followed: {read.outside:,}"] if read.outside else []
     else:
         said += [fact.note for fact in read.facts if fact.note]
     return Context(read.value, "; ".join(said), beside)

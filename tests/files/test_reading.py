@@ -40,7 +40,7 @@ def test_a_folder_is_its_files_in_order_without_hidden_ones_and_says_so(corpus: 
     prepared = prepare(corpus)
     assert list(prepared.value) == ["a.md", "b.txt", "deep/er/c.txt", "picture.png"]
     assert prepared.value["picture.png"] == b"\x89PNG\r\n\x1a\n\x00"
-    assert "2 hidden files and folders were left out" in prepared.description
+    assert "hidden files and folders, left out: 2" in prepared.description
     assert "sk-secret" not in repr(prepared)
     assert list(prepare(Files(corpus, hidden=True)).value)[:3] == [".env", ".git/config", "a.md"]
 
@@ -88,7 +88,7 @@ def test_links_out_of_a_folder_or_a_glob_are_counted_and_not_followed(corpus: Pa
         prepared = prepare(context)
         assert "sk-secret" not in prepared.value.values()
         assert prepared.value["in.txt"] == "first"
-    assert "1 links out of the folder were not followed" in prepare(corpus).description
+    assert "links out of what was named, not followed: 1" in prepare(corpus).description
 
 
 def test_a_pipe_that_is_named_by_itself_is_read_to_its_end(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_what_may_not_be_read_is_said_and_the_others_are_read(corpus: Path, monk
     monkeypatch.setattr("rlm_wasm.files.reading.os.open", refuse)
     prepared = prepare(corpus)
     assert "b.txt" not in prepared.value
-    assert "1 could not be read" in prepared.description
+    assert "could not be read: 1 (kind" in prepared.description
     assert facts_of(corpus)["b.txt"]["note"] == "Permission denied"
     with pytest.raises(PermissionError):
         prepare(corpus / "b.txt")

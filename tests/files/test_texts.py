@@ -92,7 +92,7 @@ def test_a_folder_with_a_damaged_file_is_read_and_says_where(tmp_path: Path) -> 
     (tmp_path / "bad.txt").write_bytes("Größe ".encode() * 9 + b"\n\xff" + "Größe ".encode() * 9)
     prepared = prepare(tmp_path)
     assert list(prepared.value) == ["bad.txt", "good.txt"]
-    assert "1 have a note" in prepared.description
+    assert "with another note: 1" in prepared.description
     assert "not UTF-8 from offset 73 (line 2) on" in prepared.beside["context_files"][0]["note"]
 
 
