@@ -151,7 +151,7 @@ def _of_tar(stream: _Stream, ledger: Ledger, unpacking: Unpacking | None) -> Ite
                 continue
             file = archive.extractfile(info)
             held = b"" if file is None else _read(file, unpacking)
-            yield Member(_tidy(info.name), held, _of_time(info.mtime))
+            yield Member(_tidy(info.name), held, moment_of(info.mtime))
 
 
 def _refused(name: str, is_link: bool, is_file: bool) -> str | None:
@@ -217,7 +217,8 @@ def _moment(parts: tuple[int, int, int, int, int, int]) -> datetime | None:
         return None
 
 
-def _of_time(seconds: float) -> datetime | None:
+def moment_of(seconds: float) -> datetime | None:
+    """A time of change; None for one that no calendar has, as what is damaged or foreign may say."""
     try:
         return datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError):

@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from os import PathLike
 from pathlib import Path
 
@@ -278,7 +278,7 @@ def _content(found: Found, at_most: int) -> _File:
         origin=str(found.path),
         explicit=found.explicit,
         content=content,
-        modified=datetime.fromtimestamp(status.st_mtime, UTC),
+        modified=archives.moment_of(status.st_mtime),
         note="it grew while it was read, and this is what it began with" if grown else "",
     )
 

@@ -13,6 +13,7 @@ import pytest
 from rlm_wasm import FileLimits, Files
 from rlm_wasm.contexts import prepare
 from rlm_wasm.files import read
+from rlm_wasm.sandbox.values import decode, encode
 
 
 @pytest.fixture
@@ -100,6 +101,28 @@ def test_a_pipe_that_is_named_by_itself_is_read_to_its_end(tmp_path: Path) -> No
     (tmp_path / "empty.txt").write_text("", "utf-8")
     assert prepare(tmp_path / "empty.txt").value == ""
     assert prepare(tmp_path).value == {"empty.txt": ""}
+
+
+def test_names_and_dates_that_are_none_do_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("latin", "utf-8")
+    except OSError:
+        # not every system takes such a name
+        (tmp_path / "cafe.txt").write_text("latin", "utf-8")
+    real = os.fstat
+
+    def fstat(descriptor: int) -> os.stat_result:
+        status = list(real(descriptor))
+        # a time of change in the year 33,658
+        status[8] = 10**12
+        return os.stat_result(status)
+
+    monkeypatch.setattr("rlm_wasm.files.reading.os.fstat", fstat)
+    prepared = prepare(tmp_path)
+    assert list(prepared.value.values()) == ["latin"]
+    assert prepared.beside["context_files"][0]["modified"] is None
+    assert decode(encode(prepared.value)) != {}
+    prepared.description.encode()
 
 
 # --- what is too much ----------------------------------------------------------------------------------------------
