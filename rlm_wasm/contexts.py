@@ -176,8 +176,8 @@ def decode(content: bytes, origin: str, *, encoding: str | None = None, errors: 
 def as_text(value: object, *, at_most: int) -> str | None:
     """A prepared value as text for a prompt; None if that would be over `at_most` characters, or it is bytes.
 
-    A str as it is, None as no text, documents (a list or dict of str) each under a line that names it, other values as
-    Python writes them. What is too large is noticed without being written out.
+    A str as it is, None as no text, documents (a list or dict of str, or bytes) each under a line that names it, other
+    values as Python writes them. What is too large is noticed without being written out.
     """
     if value is None:
         return ""
@@ -203,16 +203,20 @@ def _exceeds(value: object, at_most: int) -> bool:
 
 
 def _documents(value: object) -> str | None:
-    """Texts with a line before each that names it; None if the value is not a list or dict of str."""
+    """Texts with a line before each that names it, of bytes their size; None if it is not a list or dict of those."""
     if isinstance(value, Mapping):
         named = list(cast("Mapping[object, object]", value).items())
     elif isinstance(value, (list, tuple)):
         named = [(number, item) for number, item in enumerate(cast("Sequence[object]", value))]
     else:
         return None
-    if not all(isinstance(item, str) for _, item in named):
+    if not all(isinstance(item, (str, bytes)) for _, item in named):
         return None
-    return "\n\n".join(f"[{name}]\n{item}" for name, item in named)
+    return "\n\n".join(f"[{name}]\n{_shown(item)}" for name, item in named)
+
+
+def _shown(item: object) -> object:
+    return f"({len(item):,} bytes, which are no text)" if isinstance(item, bytes) else item
 
 
 def describe(value: object) -> str:

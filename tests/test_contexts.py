@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm_wasm import RLM, SandboxOptions, ScriptedClient
-from rlm_wasm.contexts import decode, describe, prepare, read_text
+from rlm_wasm.contexts import as_text, decode, describe, prepare, read_text
 from rlm_wasm.inside.documents import Context
 from rlm_wasm.store import Asked
 
@@ -219,6 +219,13 @@ def test_a_folders_pictures_are_no_documents(corpus: Path) -> None:
     documents = Context.of(prepare(corpus).value)
     assert documents.num_documents() == 3
     assert "PNG" not in documents.text
+
+
+def test_of_a_folders_pictures_a_prompt_has_the_size(corpus: Path) -> None:
+    (corpus / "c.png").write_bytes(b"\x89PNG\r\n")
+    told = as_text(prepare(corpus).value, at_most=1000)
+    assert told is not None
+    assert told.endswith("[c.png]\n(6 bytes, which are no text)\n\n[deep/er/ü.txt]\nthird: ü")
 
 
 def test_what_stands_beside_a_context_is_kept_with_it_in_a_store(corpus: Path) -> None:
