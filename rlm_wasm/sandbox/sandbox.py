@@ -444,7 +444,8 @@ class Sandbox:
         own = await _image(images.path_for(deno), partial(make_image, self._options))
         try:
             return images.with_code_of(await make_image(self._options, self._archive), own)
-        except (DidNotBoot, ValueError) as error:
+        except (SandboxStartError, ValueError) as error:
+            # of imports that take more than a minute, too: cells then do them
             _hopeless.add(path)
             raise DidNotBoot(f"the image of the packages: {error}") from error
 
