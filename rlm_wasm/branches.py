@@ -56,11 +56,12 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
         """See `Iteration.fork`."""
         functions = {**dict.fromkeys(self.options.functions, _no_run), **self.own_functions}
         survivor = Survivor(functions, None)
-        async with begun(self.options, survivor.answers.functions, self.checkpoint) as sandbox:
+        answered = {**survivor.answers.functions, **self.context.functions}
+        async with begun(self.options, answered, self.checkpoint) as sandbox:
             survivor.begin_as(self.state.repl)
             if self.checkpoint is None:
                 await sandbox.load(**self.context.among(self.variables))
-                await sandbox.equip(self.dialect.equipment, self.dialect.library)
+                await sandbox.equip((*self.context.equipment, *self.dialect.equipment), self.dialect.library)
             await survivor.hold(sandbox, seeded=self.checkpoint is not None or sandbox.options.seed is not None)
             self.check(await survivor.go_on(self.state.repl, self.checkpoint))
             # what was recorded is answered; what is asked now is not

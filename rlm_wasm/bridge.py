@@ -21,6 +21,7 @@ import msgspec
 from rlm_wasm import prompts
 from rlm_wasm.calls import Answered, CallRecord
 from rlm_wasm.clients.protocol import Client, Message
+from rlm_wasm.corpora import Corpus, referred
 from rlm_wasm.errors import FunctionError, LimitExceeded
 from rlm_wasm.events import BudgetSpent, Emitter
 from rlm_wasm.images import TOKENS, Image, checked
@@ -80,7 +81,10 @@ class Models(msgspec.Struct, frozen=True):
 
 
 class Bridge:
-    """The functions of one run. `run_child` answers `rlm_query`; None makes it an `llm_query` over the same text."""
+    """The functions of one run. `run_child` answers `rlm_query`; None makes it an `llm_query` over the same text.
+
+    `corpus` is the context, if it is one that stays on the host: then cells may hand it on.
+    """
 
     def __init__(
         self,
@@ -92,6 +96,7 @@ class Bridge:
         model_calls: anyio.Semaphore,
         run_child: RunChild | None,
         refuses_child: Callable[[object], str | None] = lambda _: None,
+        corpus: object = None,
     ) -> None:
         self._models = models
         self._budget = budget
@@ -100,6 +105,7 @@ class Bridge:
         self._model_calls = model_calls
         self._run_child = run_child
         self._refuses_child = refuses_child
+        self._corpus = corpus
         self._calls: list[Call] = []
         self._count = 0
         self._open = 0
@@ -190,7 +196,10 @@ class Bridge:
             raise FunctionError(f"the question must be a str, not {type(question).__name__}")
         if schema is not None and not isinstance(schema, dict):
             raise FunctionError(f"the schema must be a dict (a JSON Schema), not {type(schema).__name__}")
+        context = referred(context, self._corpus)
         if self._run_child is None:
+            if isinstance(context, Corpus):
+                raise FunctionError(prompts.too_large_to_read(context.size))
             text = context if isinstance(context, str) else "" if context is None else str(context)
             return await self.llm_query(prompts.sub_prompt(question, text), model)
         refusal = self._refuses_child(context)

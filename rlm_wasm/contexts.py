@@ -7,7 +7,9 @@ sizes and names only. Lends `rlm_wasm.inside.documents.Context` the reader that 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -17,7 +19,10 @@ import anyio.to_thread
 import msgspec
 
 from rlm_wasm import files
-from rlm_wasm.files import Files
+from rlm_wasm.corpora import FUNCTION, Corpus, answering, files_of
+from rlm_wasm.dialects.dialect import inside
+from rlm_wasm.files import Files, archives
+from rlm_wasm.files import documents as to_text
 from rlm_wasm.files.texts import refusal
 from rlm_wasm.inside import documents
 from rlm_wasm.sandbox import SandboxOptions
@@ -35,10 +40,41 @@ class Context(msgspec.Struct, frozen=True):
 
     def among(self, variables: Mapping[str, object]) -> dict[str, object]:
         """All that is loaded with it, by name: these variables too, which count before what stands beside it."""
-        return {**self.beside, **variables, "context": self.value}
+        return {**self.beside, **variables, "context": self.loaded}
+
+    @property
+    def loaded(self) -> Any:
+        """What is loaded under that name: of a corpus that stays on the host what is told of it."""
+        return self.value.told() if isinstance(self.value, Corpus) else self.value
+
+    @property
+    def equipment(self) -> tuple[tuple[str, str], ...]:
+        """The Python that makes of what is loaded what cells see."""
+        return inside("corpus") if isinstance(self.value, Corpus) else ()
+
+    @property
+    def functions(self) -> dict[str, Callable[..., Any]]:
+        """The host functions that answer for it; their names are the same for every context."""
+        return {FUNCTION: answering(self.value)}
 
 
-def prepare(context: object, *, errors: str = "strict", sandbox: SandboxOptions | None = None) -> Context:
+# bytes; a text takes about four times as much memory on its way into the sandbox, and four bytes a character there
+_LAZY_FROM = 500_000_000
+_SHARE_OF_MEMORY = 16
+
+
+def lazy_from() -> int:
+    """From how many bytes on files stay on the host, if nothing else is said: 500 MB, or a 16th of the memory."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return _LAZY_FROM
+    return min(_LAZY_FROM, memory // _SHARE_OF_MEMORY)
+
+
+def prepare(
+    context: object, *, errors: str = "strict", sandbox: SandboxOptions | None = None, lazy: bool | None = None
+) -> Context:
     """Turn a context into what can be loaded; what was prepared before stays as it is.
 
     Takes None, str, bytes, lists, dicts and other JSON-like values as they are. `Files`, or a `Path` as its paths,
@@ -47,21 +83,63 @@ def prepare(context: object, *, errors: str = "strict", sandbox: SandboxOptions 
     the path, size, kind, modified, encoding and note of each. `errors` is what to do with bytes that are not text, as
     in `bytes.decode`; `sandbox` how the one is started in which documents are read. A `documents.Context` becomes its
     text if it is one document, else the list of its documents: texts, or dicts with `text` and what is known of each.
-    Raises as `files.read`.
+    With `lazy` files are not read but stay on the host as a `Corpus`, which may be given too; None: if they have
+    `lazy_from()` bytes or more and are neither documents nor archives. Raises as `files.read`, and ValueError for a
+    lazy context that is no file.
     """
     if isinstance(context, Context):
         return context
     named = _files(context)
+    corpus = context if isinstance(context, Corpus) else _stays(named, errors, lazy)
+    if corpus is not None:
+        return Context(corpus, corpus.described())
     if named is not None:
         return _of_files(files.read(named, errors, sandbox))
     value = _as_documents(context) if isinstance(context, documents.Context) else context
     return Context(value, describe(value))
 
 
-async def aprepare(context: object, *, errors: str = "strict", sandbox: SandboxOptions | None = None) -> Context:
+async def aprepare(
+    context: object, *, errors: str = "strict", sandbox: SandboxOptions | None = None, lazy: bool | None = None
+) -> Context:
     """Like `prepare`; files are read in a thread, so that what else goes on meanwhile is not held up."""
-    work = partial(prepare, context, errors=errors, sandbox=sandbox)
+    work = partial(prepare, context, errors=errors, sandbox=sandbox, lazy=lazy)
     return work() if _files(context) is None else await anyio.to_thread.run_sync(work)
+
+
+def _stays(named: Files | None, errors: str, lazy: bool | None) -> Corpus | None:
+    """The corpus of files that are not to be read; None for all else."""
+    if lazy is False or named is None:
+        if lazy:
+            raise ValueError("lazy=True is for files and folders: give a Path, or a list of those")
+        return None
+    paths = named.named if named.several else named.named[0]
+    if not lazy and (named.encoding is not None or not all(path.is_file() or path.is_dir() for path in named.named)):
+        # a pipe is read as it comes; what is not there is said by what reads
+        return None
+    found = files_of(paths, hidden=named.hidden)
+    if not lazy and (_size(found.values()) < lazy_from() or any(map(_is_packed, found.values()))):
+        return None
+    return Corpus.of(found, errors)
+
+
+def _size(paths: Iterable[Path]) -> int:
+    """The bytes of files; of what is no regular file, or is gone by now, none."""
+    size = 0
+    for path in paths:
+        with suppress(OSError):
+            size += path.stat().st_size
+    return size
+
+
+def _is_packed(path: Path) -> bool:
+    """Whether text is made of a file before it can be searched: a document or an archive."""
+    try:
+        with path.open("rb") as file:
+            begins = file.read(1024)
+    except OSError:
+        return False
+    return archives.kind_of(path.name, begins) is not None or to_text.kind_of(path.name, begins) is not None
 
 
 def _files(context: object) -> Files | None:
@@ -92,6 +170,19 @@ def _of_files(read: files.Read) -> Context:
     return Context(read.value, "; ".join(said), beside)
 
 
+def kept(value: object) -> object:
+    """A prepared value as it is written down with a run; `taken_up` makes it again."""
+    return value.reference() if isinstance(value, Corpus) else value
+
+
+def taken_up(value: object) -> object:
+    """The value that was `kept`. Raises FileNotFoundError, or ValueError if a file of it is not what it was."""
+    if not isinstance(value, dict):
+        return value
+    written = cast("dict[str, Any]", value)
+    return Corpus.taken_up(written) if Corpus.is_reference(written) else written
+
+
 # bytes; what is read of each end of a text to tell it from others
 _FINGERPRINT = 500_000
 # characters; what a record of a run may hold of its context
@@ -100,9 +191,12 @@ _SMALL = 100_000
 
 def fingerprint(value: object) -> tuple[int, str]:
     """What tells a context from another: its length and a SHA-256 of that and of its ends; (0, "") if it is no text."""
-    if not isinstance(value, (str, bytes)):
+    if isinstance(value, Corpus):
+        ends = value.read(0, _FINGERPRINT), value.read(max(0, value.size - _FINGERPRINT), value.size)
+    elif isinstance(value, (str, bytes)):
+        ends = value[:_FINGERPRINT], value[-_FINGERPRINT:]
+    else:
         return 0, ""
-    ends = value[:_FINGERPRINT], value[-_FINGERPRINT:]
     seen = hashlib.sha256(str(len(value)).encode())
     for end in ends:
         seen.update(end if isinstance(end, bytes) else end.encode(errors="surrogatepass"))
@@ -181,7 +275,7 @@ def as_text(value: object, *, at_most: int) -> str | None:
     """
     if value is None:
         return ""
-    if isinstance(value, (bytes, bytearray)) or _exceeds(value, at_most):
+    if isinstance(value, (bytes, bytearray, Corpus)) or _exceeds(value, at_most):
         return None
     text = value if isinstance(value, str) else _documents(value) or repr(value)
     return text if len(text) <= at_most else None
@@ -223,6 +317,8 @@ def describe(value: object) -> str:
     """One line about a value: its type, its sizes, a dict's first keys. None of its content."""
     if value is None:
         return "`context` is None: the question holds all that is given"
+    if isinstance(value, Corpus):
+        return value.described()
     if isinstance(value, str):
         lines = value.count("\n") + 1
         sizes = f"{len(value):,} characters in {lines:,} line{'s' if lines > 1 else ''}"

@@ -92,6 +92,14 @@ def sub_prompt(question: str, text: str) -> str:
     return f"{question}\n\n{text}" if text else question
 
 
+def too_large_to_read(size: int) -> str:
+    """Why a context that stays on the host cannot be put to a sub model."""
+    return (
+        f"a child cannot be had here, and a sub model cannot read {size:,} bytes: find the parts that matter by "
+        "context.grep or context.find, and ask about them as str"
+    )
+
+
 PROFILES: Mapping[str, str] = MappingProxyType(
     {
         "deterministic_first": (

@@ -26,6 +26,7 @@ from rlm_wasm.bridge import Models
 from rlm_wasm.clients.keys import held_keys
 from rlm_wasm.clients.openai import OpenAIClient
 from rlm_wasm.clients.protocol import Client, Message, Reply
+from rlm_wasm.corpora import FUNCTION, Corpus
 from rlm_wasm.dialects import HOUSE, Dialect
 from rlm_wasm.events import Callbacks, Event, Listener, Record, callbacks, hears_pieces
 from rlm_wasm.guards import Guards
@@ -162,7 +163,7 @@ class RLM:
             raise ValueError(f"{', '.join(twice)}: one name for a function and for a variable")
         self.sandbox = msgspec.structs.replace(
             _as_shown(sandbox or SandboxOptions(), self.dialect),
-            functions=_placeholders((*sorted(BRIDGE_NAMES), *self.own_functions)),
+            functions=_placeholders((*sorted(BRIDGE_NAMES), FUNCTION, *self.own_functions)),
             max_concurrency=max_concurrency,
         )
 
@@ -189,12 +190,14 @@ class RLM:
         context: object = None,
         output: Any = None,
         errors: str = "strict",
+        lazy: bool | None = None,
         samples: int | Samples = 1,
     ) -> Completion:
         """Like `acompletion`, from plain synchronous code; inside a running event loop (Jupyter) too."""
 
         async def run() -> Completion:
-            return await self.acompletion(question, context=context, output=output, errors=errors, samples=samples)
+            given = partial(self.acompletion, context=context, output=output, errors=errors, lazy=lazy)
+            return await given(question, samples=samples)
 
         return self.run_blocking(run)
 
@@ -250,6 +253,7 @@ class RLM:
         context: object = None,
         output: Any = None,
         errors: str = "strict",
+        lazy: bool | None = None,
         samples: int | Samples = 1,
         stop: anyio.Event | None = None,
         budget: Budget | None = None,
@@ -258,24 +262,27 @@ class RLM:
 
         `context`: str, bytes, JSON-like values, a `Path` to a file, a folder or a glob, a list of those, or `Files`.
         `output`: a type that msgspec or pydantic can validate, or a JSON Schema, which FINAL's value must fit; None
-        takes any. `errors`: what to do with bytes that are not text in files. `samples`: how many times it is answered,
-        from one shared beginning and within one budget; the answer is the one that most have, or as `Samples` says.
-        `stop`: when it is set, the run ends and gives what it has ("cancelled"). `budget`: the ledger of a larger piece
-        of work that the run is a part of, from `open_budget`; None opens one for it alone.
+        takes any. `errors`: what to do with bytes that are not text in files. `lazy`: whether files stay on the host
+        and are read piece by piece (True), or are loaded (False); None looks at their sizes, see `contexts.lazy_from`.
+        `samples`: how many times it is answered, from one shared beginning and within one budget; the answer is the one
+        that most have, or as `Samples` says. `stop`: when it is set, the run ends and gives what it has ("cancelled").
+        `budget`: the ledger of a larger piece of work that the run is a part of, from `open_budget`; None opens one for
+        it alone.
 
         Raises ValueError, TypeError or FileNotFoundError for bad arguments, OSError if no trace can be written where it
         is to be, ClientError if the root model cannot be asked, SandboxStartError if there is no sandbox to be had. A
         limit is no exception: see `stopped_by`.
         """
-        asked = _Asked(question, context, output, errors)
+        asked = _Asked(question, context, output, errors, lazy)
         several = Samples(count=samples) if isinstance(samples, int) else samples
         if several.count == 1:
             return await self._answer(asked, stop, budget)
         if self.store is not None:
             raise ValueError("a run of several samples cannot be kept in a store: use an RLM without store= for it")
         asked.check()
-        prepared = await contexts.aprepare(context, errors=errors, sandbox=self.sandbox)
         async with AsyncExitStack() as stack:
+            prepared = await self._prepared(asked, stack)
+            asked = msgspec.structs.replace(asked, context=prepared)
             shared = await self._open(stack, budget or self.open_budget(), stop, pool=self._pool)
             shared = msgspec.structs.replace(shared, settings=self._settings(asked))
             begin = partial(Run, shared, question, prepared, output, depth=0, parent=None)
@@ -310,7 +317,14 @@ class RLM:
         """Like `amap`, from plain synchronous code; inside a running event loop (Jupyter) too."""
         return self.run_blocking(partial(self.amap, questions, **options))
 
-    def session(self, *, context: object = None, errors: str = "strict", saved: str | Path | None = None) -> Session:
+    def session(
+        self,
+        *,
+        context: object = None,
+        errors: str = "strict",
+        lazy: bool | None = None,
+        saved: str | Path | None = None,
+    ) -> Session:
         """Several questions over one living sandbox: see `Session`.
 
             async with rlm.session(context=text) as session:
@@ -324,7 +338,7 @@ class RLM:
             given = _Asked(asked.question, None, asked.output, errors)
             return await self._answer(given, stop, None, pool=pool, asking=asked)
 
-        prepared = None if saved else contexts.prepare(context, errors=errors, sandbox=self.sandbox)
+        prepared = None if saved else contexts.prepare(context, errors=errors, sandbox=self.sandbox, lazy=lazy)
         return Session(answer, self.sandbox, prepared, saved)
 
     async def resume(self, run: str, *, output: Any = None, stop: anyio.Event | None = None) -> Completion:
@@ -357,12 +371,20 @@ class RLM:
             resumed = Resumed(state, checkpoint, tuple(rebuild(before, run).trajectory), tuple(before))
             return await self._answer(asked, stop, None, folder=folder, spent=_spent_in(after), resumed=resumed)
 
-    def stream(self, question: str, *, context: object = None, output: Any = None, errors: str = "strict") -> Stream:
+    def stream(
+        self,
+        question: str,
+        *,
+        context: object = None,
+        output: Any = None,
+        errors: str = "strict",
+        lazy: bool | None = None,
+    ) -> Stream:
         """Answer a question as `acompletion` does, and give the events as they come: see `Stream`.
 
         Where the root model's client can stream, its replies come piece by piece (`RootStreamed`).
         """
-        asked = _Asked(question, context, output, errors)
+        asked = _Asked(question, context, output, errors, lazy)
 
         async def begin(hear: Listener, stop: anyio.Event) -> Completion:
             return await self._answer(asked, stop, None, hear)
@@ -383,14 +405,14 @@ class RLM:
         resumed: Resumed | None = None,
     ) -> Completion:
         asked.check()
-        given = asking.context if asking else asked.context
-        prepared = await contexts.aprepare(given, errors=asked.errors, sandbox=self.sandbox)
         budget = budget or self.open_budget()
         for part in (spent, None if resumed is None else resumed.state.spent):
             if part is not None:
                 budget.charge(part)
-        settings = self._settings(asked)
         async with AsyncExitStack() as stack:
+            prepared = asking.context if asking else await self._prepared(asked, stack)
+            asked = msgspec.structs.replace(asked, context=prepared)
+            settings = self._settings(asked)
             if self.store is not None and folder is None and asking is None:
                 folder = RunFolder(self.store.path, new_id())
                 kept = Kept.of(asked.question, prepared, settings)
@@ -477,7 +499,7 @@ class RLM:
         if question is not None and not question.strip():
             raise ValueError("the question is empty: say what to answer about the context, or leave it out")
         several = Samples(count=samples, after=0) if isinstance(samples, int) else samples
-        settings = self._settings(_Asked(moment.question, None, moment.output, "strict"))
+        settings = self._settings(_Asked(moment.question, moment.context, moment.output, "strict"))
         async with AsyncExitStack() as stack:
             shared = await self._open(stack, budget or self.open_budget(), stop, options=moment.options)
             shared.record.events += moment.events
@@ -530,11 +552,22 @@ class RLM:
         chosen = await choose(client or cast("Choose | None", way), done, question, judge if client else None)
         return together(done, chosen, judged, time.monotonic() - started)
 
+    async def _prepared(self, asked: _Asked, stack: AsyncExitStack) -> contexts.Context:
+        """The context made ready. Files that stay on the host are closed with the stack, unless others use them."""
+        given = asked.context
+        prepared = await contexts.aprepare(given, errors=asked.errors, sandbox=self.sandbox, lazy=asked.lazy)
+        if isinstance(prepared.value, Corpus) and not isinstance(given, (Corpus, contexts.Context)):
+            stack.callback(prepared.value.close)
+        return prepared
+
     def _settings(self, asked: _Asked) -> dict[str, Any]:
         """What a cell or a model can notice of how the run is set up: with it a trace can be run again."""
         sandbox = msgspec.structs.asdict(self.sandbox)
         left_out = ("functions", "deno") if self.sandbox.packages else ("functions", "deno", "packages")
+        context = asked.context
+        lazy = {"lazy": True} if isinstance(context, contexts.Context) and isinstance(context.value, Corpus) else {}
         return {
+            **lazy,
             "dialect": self.dialect.name,
             "act": self.dialect.act,
             "limits": msgspec.structs.asdict(self.limits),
@@ -552,6 +585,7 @@ class _Asked(msgspec.Struct, frozen=True):
     context: object
     output: Any
     errors: str
+    lazy: bool | None = None
 
     def check(self) -> None:
         """Raise ValueError if nothing is asked."""
@@ -605,7 +639,7 @@ def _client(model: object, name: str) -> Client:
 
 
 BRIDGE_NAMES = frozenset({"llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched", "budget"})
-RESERVED_NAMES = BRIDGE_NAMES | {"context", "history", "FINAL", "FINAL_VAR", "SHOW_VARS", "print"}
+RESERVED_NAMES = BRIDGE_NAMES | {FUNCTION, "context", "history", "FINAL", "FINAL_VAR", "SHOW_VARS", "print"}
 
 
 def _placeholders(names: Sequence[str]) -> dict[str, Callable[..., Any]]:

@@ -187,6 +187,7 @@ class Run:
             model_calls=shared.model_calls,
             run_child=self._run_child if depth < self._limits.depth else None,
             refuses_child=self._refuses_child,
+            corpus=context.value,
         )
         if resumed is not None:
             usage = Usage() if resumed.moment is not None else Usage.of(resumed.state.usage)
@@ -307,14 +308,15 @@ class Run:
             survivor.begin_as(self._resumed.state.repl)
         survivor.on_saved = partial(self._keep_repl, survivor)
         restored = None if self._resumed is None else self._resumed.checkpoint
-        functions = survivor.answers.functions
+        # a cell that is run again asks the context again: its answers are not kept
+        functions = {**survivor.answers.functions, **self._context.functions}
         lent = shared.pool.lend(functions) if restored is None else begun(shared.pool.options, functions, restored)
         async with lent as sandbox:
             cells = Cells(sandbox, survivor, self._emitter, self._dialect, self._watch)
             used = shared.held and self._depth == 0
             if not used and restored is None:
                 await sandbox.load(**self._context.among(shared.variables))
-                await sandbox.equip(self._dialect.equipment, self._dialect.library)
+                await sandbox.equip((*self._context.equipment, *self._dialect.equipment), self._dialect.library)
             seeded = restored is not None or sandbox.options.seed is not None
             await survivor.hold(sandbox, seeded=seeded, used=used)
             before = number = await self._open(sandbox, survivor, cells)

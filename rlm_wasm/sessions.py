@@ -15,6 +15,7 @@ import anyio.to_thread
 import msgspec
 
 from rlm_wasm import contexts
+from rlm_wasm.corpora import Corpus
 from rlm_wasm.errors import ProtocolError, SandboxCrashed, SandboxTimeout
 from rlm_wasm.sandbox import Checkpoint, Sandbox, SandboxOptions, SandboxPool
 from rlm_wasm.sandbox.pool import KeptPool
@@ -105,6 +106,8 @@ class Session:
 
     async def __aexit__(self, *exception: Any) -> bool | None:
         pool, self._pool = self._opened(), None
+        if self._context is not None and isinstance(self._context.value, Corpus):
+            self._context.value.close()
         return await pool.__aexit__(*exception)
 
     def _opened(self) -> KeptPool:
@@ -161,8 +164,11 @@ class Session:
     async def save(self, path: str | PathLike[str]) -> None:
         """Write it to one file, from which `RLM.session(saved=path)` goes on, on any machine with the same build.
 
-        Raises ValueError if nothing was asked yet or the sandbox cannot be taken now (see `checkpoint`), and OSError.
+        Raises ValueError if nothing was asked yet, the context is files that stay on the host, or the sandbox cannot be
+        taken now (see `checkpoint`), and OSError.
         """
+        if self._context is not None and isinstance(self._context.value, Corpus):
+            raise ValueError("the context stays on the host and would not be in the file: ask with lazy=False to save")
         sandbox = self._opened().kept
         if sandbox is None or self._context is None:
             raise ValueError("nothing was asked yet, so there is nothing to be saved")

@@ -26,7 +26,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from rlm_wasm import trace_file
-from rlm_wasm.contexts import Context
+from rlm_wasm.contexts import Context, kept, taken_up
 from rlm_wasm.events import CallFinished, CallStarted, Event, IterationFinished, RootReplied, RunStarted, RunStopped
 from rlm_wasm.limits import ModelUsage, Spent, Usage
 from rlm_wasm.locks import lock
@@ -66,12 +66,12 @@ class Asked(msgspec.Struct, frozen=True):
         """Raises TypeError for a context that has no form on disk."""
         held = context or Context(None, "")
         plain = encode(msgspec.to_builtins(dict(settings)))
-        return cls(question, encode(held.value), plain, held.description, encode(held.beside))
+        return cls(question, encode(kept(held.value)), plain, held.description, encode(held.beside))
 
     @property
     def prepared(self) -> Context:
         """The context."""
-        return Context(decode(self.context), self.description, decode(self.beside))
+        return Context(taken_up(decode(self.context)), self.description, decode(self.beside))
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):

@@ -31,7 +31,7 @@ LADDER = (
         "magics",
         "dialects",
     ),
-    *("sandbox", "files", "contexts", "citations", "images", "prompts", "events", "clients", "retrievers"),
+    *("sandbox", "files", "corpora", "contexts", "citations", "images", "prompts", "events", "clients", "retrievers"),
     *("trace_file", "trajectory", "guards", "windows", "conversation", "calls", "bridge", "answers", "survival"),
     *("store", "runs", "branches", "cells", "run", "plain", "sampling", "stream", "sessions", "questions"),
     *("answers_file", "batches", "rlm", "router", "compat", "trace", "doctor", "demo", "integrations", "cli"),

@@ -218,7 +218,8 @@ def _replay(options: argparse.Namespace) -> int:
     events = Trajectory.load(options.trace_file, options.run_id).events
     context = _context(options)
     if isinstance(context, Files):
-        context = contexts.prepare(context, errors=options.errors)
+        lazy = any(isinstance(event, RunStarted) and "lazy" in event.settings for event in events)
+        context = contexts.prepare(context, errors=options.errors, lazy=lazy)
     if context is None and any(isinstance(event, RunStarted) and event.question == demo.QUESTION for event in events):
         # it is no file, and on any machine with the same Python it is the same
         context = demo.corpus()
@@ -264,7 +265,9 @@ def _resume(options: argparse.Namespace) -> int:
 
 def _answer(rlm: RLM, question: str, context: object, options: argparse.Namespace) -> tuple[int, Completion | None]:
     errors = getattr(options, "errors", "strict")
-    return _tell(options, lambda stop: rlm.acompletion(question, context=context, errors=errors, stop=stop))
+    lazy = getattr(options, "lazy", None)
+    ask = partial(rlm.acompletion, question, context=context, errors=errors, lazy=lazy)
+    return _tell(options, lambda stop: ask(stop=stop))
 
 
 def _tell(

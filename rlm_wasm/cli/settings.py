@@ -178,6 +178,7 @@ ALL = {
         ),
         Setting("encoding", "the encoding of texts (default: found out)", metavar="NAME"),
         Setting("concurrency", "questions at once", COUNT, "N", default=CONCURRENCY),
+        Setting("lazy", "leave files where they are and read them piece by piece (default: large ones)", SWITCH),
         Setting("live", "draw the run as it goes, where stderr is a terminal", SWITCH, default=False),
         Setting("json", "print JSON for machines", SWITCH, default=False),
         Setting("debug", "show the traceback of a failure", SWITCH, default=False),

@@ -91,7 +91,8 @@ async def replay(
     done: Completion | None = None
     try:
         given = _context(begun, context)
-        done = await rlm.acompletion(begun.question, context=given, output=begun.settings.get("output"))
+        output, lazy = begun.settings.get("output"), _was_lazy(begun)
+        done = await rlm.acompletion(begun.question, context=given, output=output, lazy=lazy)
     except RLMError as error:
         # as the recorded one failed, perhaps: what it said before is compared
         if not isinstance(error.partial, Completion):
@@ -118,9 +119,15 @@ def _context(begun: RunStarted, context: object) -> object:
         raise ValueError(
             "the context was too large to be recorded: give it in context= (on the command line --context)"
         )
-    if begun.context_sha256 and contexts.fingerprint(contexts.prepare(context).value)[1] != begun.context_sha256:
+    context = contexts.prepare(context, lazy=_was_lazy(begun))
+    if begun.context_sha256 and contexts.fingerprint(context.value)[1] != begun.context_sha256:
         raise ValueError("the context that was given is not the one of the recorded run")
     return context
+
+
+def _was_lazy(begun: RunStarted) -> bool:
+    """Whether the run's context had stayed on the host."""
+    return bool(begun.settings.get("lazy"))
 
 
 def _rlm(

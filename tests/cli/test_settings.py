@@ -98,7 +98,7 @@ def test_every_option_has_a_variable_and_a_key(
 ) -> None:
     texts = {"usd": "2.5", "seconds": "60", "iterations": "7", "dialect": "dspy", "act": "tool", "errors": "ignore"}
     texts |= {"encoding": "latin-1"}
-    texts |= {"price": "a=b=1/2.5", "live": "yes", "json": "on", "debug": "1"}
+    texts |= {"price": "a=b=1/2.5", "lazy": "yes", "live": "yes", "json": "on", "debug": "1"}
     numbers = {"seed": "5", "port": "0", "threshold_chars": "9", "max_request_mb": "1", "concurrency": "3"}
     texts |= numbers
     for key, setting in ALL.items():
@@ -109,6 +109,7 @@ def test_every_option_has_a_variable_and_a_key(
     for setting in ALL.values():
         monkeypatch.delenv(setting.variable)
     lines = {"usd": "2.5", "seconds": "60", "iterations": "7", "live": "true", "json": "true", "debug": "true"}
+    lines |= {"lazy": "true"}
     lines |= numbers
     user.write_text("".join(f"{key} = {lines.get(key, repr(texts.get(key, 'text')))}\n" for key in ALL))
     assert {origin for key, (_, origin) in config().items() if key != "json"} == {str(user)}
