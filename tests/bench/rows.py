@@ -20,6 +20,7 @@ from rlm_wasm.clients import ScriptedClient
 from rlm_wasm.sandbox import Sandbox, SandboxPool
 from rlm_wasm.sandbox import session as sessions
 from rlm_wasm.sandbox.process import ChildOptions, find_deno
+from tests.bench.corpora import corpus_memory, grep
 from tests.bench.peers import Dspy
 from tests.processes import forget_peak, memory_mb, pid_of
 
@@ -657,4 +658,6 @@ ROWS: dict[str, Callable[[Bench], Awaitable[Row]]] = {
     "run": whole_run,
     "together": together,
     "text": text_work,
+    "grep": grep,
+    "corpus": corpus_memory,
 }
