@@ -28,6 +28,12 @@ EXPECTED: dict[str, list[str]] = {
         "changed in one: 0\nand not in the other: 3\n",
         "both go on from there: and the third | and the third\n",
     ],
+    "large_corpus": [
+        "printed: 20000000000 'launch 1: revenue 12\\n'\n",
+        "10000000001: launch 2: revenue 47\n19000000001: launch 3: 31\n",
+        "print(context): ValueError: the context has 20,000,000,000 bytes and stays outside: it cannot be",
+        "answer: {'launch': 'launch 2', 'bytes': 20000000000, 'there': 'launch 2: revenue 47'}",
+    ],
     "limits": [
         "4 calls left for 10 lines",
         "['1', '2', '3', '4', None, None, None, None, None, None]",
