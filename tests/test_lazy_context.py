@@ -207,3 +207,12 @@ async def test_a_router_never_puts_it_into_a_prompt(folder: Path) -> None:
     with anyio.fail_after(60), Corpus.open(folder / "b.txt") as corpus:
         routed = await Router(rlm, threshold_chars=8000).acompletion("What?", context=corpus)
     assert (routed.route, routed.response) == ("rlm", "für")
+
+
+async def test_what_goes_on_from_an_iteration_reads_the_same_files(folder: Path) -> None:
+    done = await ran(folder, "n = context.find('NEEDLE')", "FINAL(n)")
+    with anyio.fail_after(60):
+        async with done.trajectory[0].fork() as sandbox:
+            assert (await sandbox.execute("context[n:n + 6], context.count('all')")).value == ("NEEDLE", 100_000)
+        other = RLM(ScriptedClient(["```repl\nFINAL(context[n:n + 6])\n```"]))
+        assert (await other.branch(done.trajectory[0])).response == "NEEDLE"
