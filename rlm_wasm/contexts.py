@@ -18,7 +18,7 @@ from typing import Any, cast
 import anyio.to_thread
 import msgspec
 
-from rlm_wasm import files
+from rlm_wasm import files, tables
 from rlm_wasm.corpora import FUNCTION, Corpus, answering, files_of
 from rlm_wasm.dialects.dialect import inside
 from rlm_wasm.files import Files, archives
@@ -84,18 +84,22 @@ def prepare(
     in `bytes.decode`; `sandbox` how the one is started in which documents are read. A `documents.Context` becomes its
     text if it is one document, else the list of its documents: texts, or dicts with `text` and what is known of each.
     With `lazy` files are not read but stay on the host as a `Corpus`, which may be given too; None: if they have
-    `lazy_from()` bytes or more and are neither documents nor archives. Raises as `files.read`, and ValueError for a
-    lazy context that is no file.
+    `lazy_from()` bytes or more and are neither documents, archives nor tables. Frames, tables and arrays, and a `Path`
+    to a SQLite database or a Parquet file, become `Tables`; what those are inside is known when they are loaded
+    (`Sandbox.described`). Raises as `files.read` and `tables.read_table`, and ValueError for a lazy context that is no
+    file.
     """
     if isinstance(context, Context):
         return context
     named = _files(context)
-    corpus = context if isinstance(context, Corpus) else _stays(named, errors, lazy)
+    value = None if lazy else tables.find(context if named is None or named.several else named.named[0])
+    corpus = context if isinstance(context, Corpus) else _stays(named, errors, lazy) if value is None else None
     if corpus is not None:
         return Context(corpus, corpus.described())
-    if named is not None:
+    if value is None and named is not None:
         return _of_files(files.read(named, errors, sandbox))
-    value = _as_documents(context) if isinstance(context, documents.Context) else context
+    if value is None:
+        value = _as_documents(context) if isinstance(context, documents.Context) else context
     return Context(value, describe(value))
 
 
@@ -268,14 +272,14 @@ def decode(content: bytes, origin: str, *, encoding: str | None = None, errors: 
 
 
 def as_text(value: object, *, at_most: int) -> str | None:
-    """A prepared value as text for a prompt; None if that would be over `at_most` characters, or it is bytes.
+    """A prepared value as text for a prompt; None if that would be over `at_most` characters, or it is bytes or tables.
 
     A str as it is, None as no text, documents (a list or dict of str, or bytes) each under a line that names it, other
     values as Python writes them. What is too large is noticed without being written out.
     """
     if value is None:
         return ""
-    if isinstance(value, (bytes, bytearray, Corpus)) or _exceeds(value, at_most):
+    if isinstance(value, (bytes, bytearray, Corpus, tables.Tables)) or _exceeds(value, at_most):
         return None
     text = value if isinstance(value, str) else _documents(value) or repr(value)
     return text if len(text) <= at_most else None
@@ -323,6 +327,8 @@ def describe(value: object) -> str:
         lines = value.count("\n") + 1
         sizes = f"{len(value):,} characters in {lines:,} line{'s' if lines > 1 else ''}"
         return f"`context` is a str of {sizes} (about {len(value) // 4:,} tokens)"
+    if isinstance(value, tables.Tables):
+        return f"`context` is {value.description}"
     if isinstance(value, (bytes, bytearray)):
         return f"`context` is a bytes object of {len(value):,} bytes"
     if isinstance(value, Mapping):

@@ -25,6 +25,7 @@ from rlm_wasm.outputs import Output, Unfit
 from rlm_wasm.parsing import without_thought
 from rlm_wasm.plain import PlainCall
 from rlm_wasm.rlm import RLM
+from rlm_wasm.tables import Tables
 from rlm_wasm.trajectory import Completion, StoppedBy
 from rlm_wasm.windows import says_too_long
 
@@ -189,8 +190,9 @@ class _Routing:
         value = self._asked.context.value
         text = contexts.as_text(value, at_most=threshold)
         if text is None:
-            is_bytes = isinstance(value, (bytes, bytearray))
-            why = "is bytes, which no prompt holds" if is_bytes else f"has more than {threshold:,} characters"
+            kinds = {"bytes": (bytes, bytearray), "a table": Tables}
+            kind = next((name for name, types in kinds.items() if isinstance(value, types)), None)
+            why = f"is {kind}, which no prompt holds" if kind else f"has more than {threshold:,} characters"
             return await self._run(profile, f"the context {why}")
         try:
             return await self._plain(text, f"the context has {len(text):,} characters, and {threshold:,} are short")

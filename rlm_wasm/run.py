@@ -342,7 +342,8 @@ class Run:
         if self._resumed is not None:
             return await self._go_on(self._resumed, survivor, cells)
         look = await self._first_look(cells)
-        system, described = self._system(sandbox), self._context.description
+        system = self._system(sandbox)
+        described = sandbox.described.get("context", self._context.description)
         self._conversation.open(prompts.first(system, self._question, described, self._dialect, look))
         return 0
 

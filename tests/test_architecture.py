@@ -23,6 +23,7 @@ LADDER = (
         "locks",
         "cache_folder",
         "packages",
+        "tables",
         "secrets",
         "cards",
         "limits",
@@ -108,6 +109,7 @@ def test_importing_the_package_loads_no_heavy_one() -> None:
     heavy = ["openai", "anthropic", "google.genai", "pydantic", "httpx", "httpx2", "rich", "trio", "deno"]
     heavy += ["elasticsearch", "numpy", "IPython", "opentelemetry", "shtab", "dspy", "starlette", "mcp"]
     heavy += ["pypdf", "bs4", "charset_normalizer"]
+    heavy += ["pandas", "polars", "pyarrow"]
     program = f"import sys, rlm_wasm; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "[]\n"

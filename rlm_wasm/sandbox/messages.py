@@ -13,6 +13,8 @@ from rlm_wasm.sandbox.memory import BOOT_MB
 _ERROR_CHARS, _VALUE_BYTES, _NAMES, _NAME_CHARS = 10_000, 100_000, 256, 100
 # what the mark for what was left out may take
 MARK_CHARS = 200
+# of the line that describes a variable, and of each of the notes on it (rlm_wasm/inside/tables.py)
+_TOLD_CHARS, _NOTES = 10_000, 100
 # a character that JSON escapes
 _ESCAPED = 6
 
@@ -62,6 +64,21 @@ class Ran(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value: str
+
+
+class Told(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What became of a variable that is or holds tables: a line for the model, and what did not stay as it was."""
+
+    line: Annotated[str, msgspec.Meta(max_length=_TOLD_CHARS)]
+    notes: Annotated[list[Annotated[str, msgspec.Meta(max_length=_TOLD_CHARS)]], msgspec.Meta(max_length=_NOTES)]
+
+    @classmethod
+    def of(cls, value: object) -> Told:
+        """Raises ProtocolError for a value that is none."""
+        try:
+            return msgspec.convert(value, cls)
+        except msgspec.ValidationError as error:
+            raise ProtocolError(f"the child described a table as it cannot be described: {error}") from None
 
 
 class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

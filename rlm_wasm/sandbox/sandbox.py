@@ -6,6 +6,7 @@ holds, and outlives its children.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
@@ -26,7 +27,7 @@ from rlm_wasm.sandbox import image as images
 from rlm_wasm.sandbox import memory
 from rlm_wasm.sandbox import peer as rpc
 from rlm_wasm.sandbox.checkpoint import Checkpoint, take
-from rlm_wasm.sandbox.messages import Empty, Ran, Value
+from rlm_wasm.sandbox.messages import Empty, Ran, Told, Value
 from rlm_wasm.sandbox.peer import ConnectionEnded, RemoteError
 from rlm_wasm.sandbox.process import find_deno, runtime_folder
 from rlm_wasm.sandbox.session import (
@@ -45,6 +46,8 @@ from rlm_wasm.sandbox.variables import Variable, prepare
 from rlm_wasm.sandbox.wire import MAX_MESSAGE
 
 Result = TypeVar("Result")
+
+_log = logging.getLogger(__name__)
 
 # the broker gives an interrupted cell 2 s; what it has not reported 5 s later, it never will
 _BROKER_GRACE = 7.0
@@ -133,6 +136,7 @@ class Sandbox:
         self._packages: packages.PackageSet | None = None
         self._archive: bytes | None = None
         self._children = 0
+        self._told: dict[str, str] = {}
         self.on_print: Callable[[str, str], None] | None = None
 
     def __repr__(self) -> str:
@@ -220,6 +224,10 @@ class Sandbox:
     async def load(self, **variables: object) -> None:
         """Set variables in the sandbox: str and bytes as they are, anything JSON-like by value (`values.py`).
 
+        Frames, tables and arrays (of pandas, polars, Arrow, numpy, alone or in a list or dict) are frames and arrays
+        there too where pandas and numpy can be imported, else lists of dicts and lists; `described` says what each has
+        become, and a warning is logged of what did not stay as it was.
+
         They are set again in every fresh child. Where `memory_mb` was not chosen and they need more than the sandbox
         has, it is started anew with more, if no cell has made a variable in it yet. Raises ValueError if they do not
         fit the sandbox's memory or the machine's, TypeError for what has no form there.
@@ -230,6 +238,11 @@ class Sandbox:
             for name, variable in prepared.items():
                 await self._load(await self._started(), name, variable)
                 self._loaded[name] = variable
+
+    @property
+    def described(self) -> Mapping[str, str]:
+        """By the names of variables that are or hold tables: a line that says what they are inside."""
+        return self._told
 
     async def load_once(self, **variables: object) -> None:
         """Set variables as `load` does, but not again in a fresh child."""
@@ -470,6 +483,8 @@ class Sandbox:
 
     async def _load(self, session: Session, name: str, variable: Variable) -> None:
         """Announce the variable, send its parts, name it. Raises ValueError if there is no room for it."""
+        for earlier, needed in variable.before:
+            await self._load(session, earlier, needed)
         try:
             await self._ask(session, "load_begin", {"form": variable.form, "length": len(variable.content)}, Empty)
             for part in variable.parts():
@@ -477,6 +492,18 @@ class Sandbox:
             await self._ask(session, "load_end", {"name": name, "kind": variable.kind}, Empty)
         except RemoteError as error:
             raise ValueError(f"{name} ({variable.size:,} bytes) could not be loaded: {error.message}") from None
+        if variable.before:
+            await self._hear(session, name)
+
+    async def _hear(self, session: Session, name: str) -> None:
+        """Take down what became of a table, before any cell could have a hand in it; and warn, the first time."""
+        reply = await self._ask(session, "get", {"name": "rlm_told"}, Value)
+        with self._breaches_end(session):
+            told = Told.of(decode(reply.value))
+        if name not in self._told:
+            for note in told.notes:
+                _log.warning("%s: %s", name, note)
+        self._told[name] = told.line
 
     async def _ask(
         self,

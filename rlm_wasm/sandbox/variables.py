@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import msgspec
 
+from rlm_wasm import tables
+from rlm_wasm.dialects.dialect import inside
 from rlm_wasm.sandbox.packed import WIDTHS, Packed, find_form, pack, pieces
 
 # the largest object of a CPython whose sizes have 31 bits, less its header
@@ -19,11 +21,16 @@ _TAKES = {"value": 5, "packed": 3}
 
 
 class Variable(msgspec.Struct, frozen=True):
-    """A value to be loaded: `kind` and `form` as in the protocol, `content` what is in it."""
+    """A value to be loaded: `kind` and `form` as in the protocol, `content` what is in it.
+
+    A table is of kind "equipment", and made inside of variables that are loaded `before` it: it takes `room` then.
+    """
 
     kind: str
     form: str
     content: str | bytes | Packed
+    before: tuple[tuple[str, Variable], ...] = ()
+    room: int = 0
 
     @property
     def size(self) -> int:
@@ -33,7 +40,8 @@ class Variable(msgspec.Struct, frozen=True):
     @property
     def needed(self) -> int:
         """Bytes that the variable takes in the sandbox: of a value, also the objects that are made of its text."""
-        return self.size * _TAKES.get(self.kind, 1)
+        before = sum(variable.needed for _, variable in self.before)
+        return self.size * _TAKES.get(self.kind, 1) + before + self.room
 
     def parts(self) -> Iterator[bytes]:
         """The bytes, some megabytes at a time. Lone surrogates become U+FFFD."""
@@ -47,6 +55,20 @@ def prepare(name: str, value: object) -> Variable:
     """
     if not name.isidentifier() or name.startswith("__"):
         raise ValueError(f"{name!r} is not a name for a variable")
+    tabular = tables.find(value)
+    return _plain(name, value) if tabular is None else _tabular(name, tabular)
+
+
+def _tabular(name: str, value: tables.Tables) -> Variable:
+    told, contents = value.ready(name)
+    before = [("rlm_table", _plain(name, told))]
+    before += [(f"rlm_table_{place}", _plain(name, content)) for place, content in enumerate(contents)]
+    sources = {"library": inside("columns"), "modules": inside("tables")}
+    content = msgspec.json.encode(sources).decode()
+    return Variable("equipment", find_form(content), content, tuple(before), value.needed)
+
+
+def _plain(name: str, value: object) -> Variable:
     if isinstance(value, str):
         variable = Variable("text", find_form(value), value)
     elif isinstance(value, (bytes, bytearray)):

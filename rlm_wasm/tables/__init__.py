@@ -1,0 +1,7 @@
+"""Tables of all kinds on their way into the sandbox, and out of it as answers."""
+
+from __future__ import annotations
+
+from rlm_wasm.tables.given import Tables, find
+
+__all__ = ["Tables", "find"]
