@@ -15,6 +15,7 @@ import decimal
 import enum
 import itertools
 import json
+import math
 import re
 
 MAX_DEPTH = 100
@@ -43,6 +44,8 @@ def encode(value, max_bytes=MAX_BYTES):
     Raises TypeError for a type that has no rule, ValueError for what is nested too deeply (a cycle, for one) or
     too large.
     """
+    # a frame that is much too large would take long to be written out
+    _check_cells(value, max_bytes)
     text = json.dumps(_tagged(value, 0), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     size = len(text.encode())
     if size > max_bytes:
@@ -149,6 +152,8 @@ def _tagged_dict(value, depth):
 
 def _plain(value):
     """The nearest plain value of a subclass or a well-known container."""
+    if _library(value) in _TABULAR:
+        return _untabled(value)
     if isinstance(value, enum.Enum):
         return value.value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -168,6 +173,84 @@ def _plain(value):
     )
 
 
+def _library(value):
+    """The package that the class of a value is of; "" where it does not say."""
+    module = getattr(type(value), "__module__", "")
+    return module.partition(".")[0] if type(module) is str else ""
+
+
+def _check_cells(value, max_bytes):
+    if _library(value) in _TABULAR:
+        cells = math.prod(getattr(value, "shape", None) or ())
+        # each takes two bytes at least
+        if 2 * cells > max_bytes:
+            raise ValueError(
+                f"the value has {cells:,} cells, and would take more than the {max_bytes:,} bytes that can be sent"
+            )
+
+
+def _untabled(value):
+    """What is of a library of tables as Python has it.
+
+    A frame is a list of dicts, an array and a Series a list, a Series with an index of its own a dict, one value
+    Python's own, and what stands for none None.
+    """
+    name = type(value).__name__
+    if name in ("NaTType", "NAType"):
+        return None
+    if name == "Timestamp":
+        return value.to_pydatetime(warn=False)
+    _check_cells(value, MAX_BYTES)
+    if hasattr(value, "to_dicts") or hasattr(value, "to_pylist"):
+        return value.to_dicts() if hasattr(value, "to_dicts") else value.to_pylist()
+    if hasattr(value, "iloc"):
+        return _records(value) if hasattr(value, "columns") else _series(value)
+    kind = getattr(getattr(value, "dtype", None), "kind", "")
+    if kind and kind in "Mm":
+        value = value.astype(f"{kind}8[us]")
+    plain = value.tolist() if hasattr(value, "tolist") else value.to_list() if hasattr(value, "to_list") else value
+    if _library(plain) in _TABULAR:
+        if not isinstance(plain, datetime.datetime):
+            raise TypeError(f"a {name} cannot be sent: make text or numbers of it")
+        return plain.to_pydatetime(warn=False)
+    return plain
+
+
+def _records(frame):
+    """The rows of a frame of pandas. Its index is a column, unless it is nothing but numbers without a name."""
+    if not _counts(frame.index):
+        frame = frame.reset_index()
+    names = ["_".join(map(str, label)) if isinstance(label, tuple) else str(label) for label in frame.columns]
+    if len(set(names)) < len(names):
+        raise ValueError("the frame has several columns of one name: rename them")
+    columns = [_cells(frame.iloc[:, place]) for place in range(len(names))]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _series(series):
+    values, labels = _cells(series), None if _counts(series.index) else _cells(series.index)
+    if labels is None:
+        return values
+    if len(set(labels)) < len(labels):
+        return [list(pair) for pair in zip(labels, values, strict=True)]
+    return dict(zip(labels, values, strict=True))
+
+
+def _counts(index):
+    """Whether an index is nothing but numbers without a name, as one is that nobody has chosen."""
+    return index.nlevels == 1 and index.name is None and index.dtype.kind in "iu"
+
+
+def _cells(series):
+    """The values, None where there is none; a float that is not a number stays one."""
+    values = series.tolist()
+    if series.dtype.kind == "f" and hasattr(series.dtype, "byteorder"):
+        return values
+    return [None if gone else value for value, gone in zip(values, series.isna().tolist(), strict=True)]
+
+
+# of these, what the value of a cell may be is told by its class's name and what it can do
+_TABULAR = ("numpy", "pandas", "polars", "pyarrow")
 _ITERABLES = (
     range,
     collections.deque,

@@ -1,7 +1,7 @@
 """What a run is to answer with: its JSON Schema for the model, and whether a value fits.
 
 Takes whatever msgspec understands, a pydantic model (which is known by its methods, so that pydantic need not be
-there), or a JSON Schema as a dict. Knows nothing of messages.
+there), a JSON Schema as a dict, or a type of frames or arrays (`tables/answers.py`). Knows nothing of messages.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any, cast
 import msgspec
 
 from rlm_wasm.inside.schemas import fault
+from rlm_wasm.tables import answers
 
 
 class Unfit(ValueError):
@@ -25,8 +26,11 @@ class Output:
         self._is_schema = isinstance(wanted, dict)
         self._is_pydantic = isinstance(wanted, type) and hasattr(wanted, "model_validate")
         self.schema: dict[str, Any] | None = None
+        self._is_frame = answers.schema(wanted) is not None
         if self._is_schema:
             self.schema = cast("dict[str, Any]", wanted)
+        elif self._is_frame:
+            self.schema = answers.schema(wanted)
         elif self._is_pydantic:
             self.schema = self._wanted.model_json_schema()
         elif wanted is not None:
@@ -43,9 +47,17 @@ class Output:
             return value
         if self._is_pydantic:
             return self._validated(value)
+        if self._is_frame:
+            return self._framed(value)
         try:
             return msgspec.convert(value, self._wanted)
         except msgspec.ValidationError as error:
+            raise Unfit(str(error)) from error
+
+    def _framed(self, value: object) -> Any:
+        try:
+            return answers.make(self._wanted, value)
+        except ValueError as error:
             raise Unfit(str(error)) from error
 
     def _validated(self, value: object) -> Any:

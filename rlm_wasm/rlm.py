@@ -260,14 +260,14 @@ class RLM:
     ) -> Completion:
         """Answer a question about a context.
 
-        `context`: str, bytes, JSON-like values, a `Path` to a file, a folder or a glob, a list of those, or `Files`.
-        `output`: a type that msgspec or pydantic can validate, or a JSON Schema, which FINAL's value must fit; None
-        takes any. `errors`: what to do with bytes that are not text in files. `lazy`: whether files stay on the host
-        and are read piece by piece (True), or are loaded (False); None looks at their sizes, see `contexts.lazy_from`.
-        `samples`: how many times it is answered, from one shared beginning and within one budget; the answer is the one
-        that most have, or as `Samples` says. `stop`: when it is set, the run ends and gives what it has ("cancelled").
-        `budget`: the ledger of a larger piece of work that the run is a part of, from `open_budget`; None opens one for
-        it alone.
+        `context`: str, bytes, JSON-like values, a `Path` to a file, a folder or a glob, a list of those, or `Files`; a
+        frame, a table, an array, or a list or dict with some. `output`: a type that msgspec or pydantic can validate, a
+        JSON Schema, or a type of frames or arrays (`pandas.DataFrame`), which FINAL's value must fit; None takes any.
+        `errors`: what to do with bytes that are not text in files. `lazy`: whether files stay on the host and are read
+        piece by piece (True), or are loaded (False); None looks at their sizes, see `contexts.lazy_from`. `samples`:
+        how many times it is answered, from one shared beginning and within one budget; the answer is the one that most
+        have, or as `Samples` says. `stop`: when it is set, the run ends and gives what it has ("cancelled"). `budget`:
+        the ledger of a larger piece of work that the run is a part of, from `open_budget`; None opens one for it alone.
 
         Raises ValueError, TypeError or FileNotFoundError for bad arguments, OSError if no trace can be written where it
         is to be, ClientError if the root model cannot be asked, SandboxStartError if there is no sandbox to be had. A

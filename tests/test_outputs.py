@@ -6,6 +6,10 @@ from typing import Any
 
 import anyio
 import msgspec
+import numpy
+import pandas
+import polars
+import pyarrow
 import pydantic
 import pytest
 
@@ -30,6 +34,54 @@ class Model(pydantic.BaseModel):
 )
 def test_what_fits_is_given_as_the_type_asked_for(wanted: Any, accepted: object) -> None:
     assert Output(wanted).accept({"n": 3}) == accepted
+
+
+ROWS = [{"n": 1, "text": "a"}, {"n": 2, "text": None}]
+
+
+@pytest.mark.parametrize("value", [ROWS, {"n": [1, 2], "text": ["a", None]}], ids=["rows", "columns"])
+def test_rows_or_columns_are_made_the_frame_that_is_asked_for(value: object) -> None:
+    assert list(Output(pandas.DataFrame).accept(value)["n"]) == [1, 2]
+    assert Output(polars.DataFrame).accept(value).to_dicts() == ROWS
+    assert Output(pyarrow.Table).accept(value).to_pylist() == ROWS
+
+
+def test_values_are_made_the_array_that_is_asked_for() -> None:
+    assert Output(numpy.ndarray).accept([[1, 2], [3, 4]]).sum() == 10
+    assert Output(pandas.Series).accept({"a": 1})["a"] == 1
+    assert Output(polars.Series).accept([1, 2]).to_list() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "value", "said"),
+    [
+        (pandas.DataFrame, 5, "expected the rows of a table, a list of dicts; got a int"),
+        (pandas.DataFrame, [1, "a"], "got a list with int, str"),
+        (pandas.DataFrame, {"a": 1}, "no lists of one length"),
+        (polars.DataFrame, {"a": [1], "b": [1, 2]}, "no lists of one length"),
+        (pyarrow.Table, [{"a": 1}, {"a": "x"}], "no Table of pyarrow can be made of it"),
+        (numpy.ndarray, [[1], [2, 3]], "no ndarray of numpy can be made of it"),
+        (numpy.ndarray, [{}], "of no one type"),
+        (pandas.Series, "text", "expected a list of values; got a str"),
+    ],
+)
+def test_what_is_no_table_says_why(wanted: Any, value: object, said: str) -> None:
+    output = Output(wanted)
+    assert output.schema is not None
+    assert output.schema["type"] == "array"
+    with pytest.raises(Unfit, match=said):
+        output.accept(value)
+
+
+async def test_a_run_that_is_to_answer_with_a_frame_does() -> None:
+    root = ScriptedClient(
+        ["```repl\nFINAL('none')\n```", "```repl\nFINAL([row for row in context if row['n'] > 1])\n```"]
+    )
+    with anyio.fail_after(120):
+        frame = pandas.DataFrame(ROWS)
+        done = await RLM(root).acompletion("Which?", context=frame, output=pandas.DataFrame)
+    assert done.response["n"].tolist() == [2]
+    assert "expected the rows of a table" in root.calls[1][-1].content
 
 
 @pytest.mark.parametrize("wanted", [Struct, SCHEMA, Model], ids=["msgspec", "schema", "pydantic"])

@@ -10,7 +10,8 @@ stands for itself; what JSON lacks is an object with one key that begins with `$
 
 `$dict` carries every dict that has a key which is not a str or which begins with `$`. Rules for the rest: lone
 surrogates become U+FFFD; NUL is an ordinary character; subclasses become their base (an Enum its value, a dataclass or
-a msgspec Struct a dict); what is nested more than 100 deep, so a cycle too, is a ValueError; any other type is a
+a msgspec Struct a dict); a frame of pandas or polars or an Arrow table becomes a list of dicts, an array of numpy's and
+what is in it Python's own; what is nested more than 100 deep, so a cycle too, is a ValueError; any other type is a
 TypeError. What comes out of the sandbox is bounded before anything is made of it: a few bytes of text can stand for
 many of memory, and numbers can be chosen so that all have one hash. Twin of `deno/values.py`;
 `tests/golden/values.json` holds both to the same texts.
@@ -32,6 +33,7 @@ from typing import Any, cast
 
 import msgspec
 
+from rlm_wasm import tables
 from rlm_wasm.errors import ProtocolError
 
 MAX_DEPTH = 100
@@ -139,6 +141,8 @@ def _tagged_dict(value: dict[object, object], depth: int, keep: Keep | None) -> 
 
 
 def _plain(value: Any) -> object:
+    if tables.is_tabular(value):
+        return tables.as_plain(value)
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, msgspec.Struct):

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from rlm_wasm.tables.given import Tables, find
+from rlm_wasm.tables.given import Tables, as_plain, find, is_tabular
 
-__all__ = ["Tables", "find"]
+__all__ = ["Tables", "as_plain", "find", "is_tabular"]

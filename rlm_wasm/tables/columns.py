@@ -142,7 +142,9 @@ def _plain_values(values: Sequence[Any], notes: list[str]) -> Column:
 
 def _plain(value: Any, changed: Counter[str]) -> Any:
     """A value that has a form in the sandbox; of what has none, its text."""
-    if value is None or isinstance(value, _PLAIN):
+    if value is None or type(value).__name__ in ("NaTType", "NAType"):
+        return None
+    if isinstance(value, _PLAIN):
         return value
     if isinstance(value, Mapping):
         pairs = cast("Mapping[Any, Any]", value).items()

@@ -107,15 +107,20 @@ def of(value: object) -> Table | Array | None:
 
     Raises TypeError for one that has a form of none.
     """
-    package = type(value).__module__.partition(".")[0]
-    read = _READERS.get(package)
-    return read(value) if read is not None and package in sys.modules else None
+    read = _READERS.get(package_of(value))
+    return None if read is None else read(value)
 
 
 def is_one(value: object) -> bool:
     """Whether it is a frame, a table or an array."""
-    package, name = type(value).__module__.partition(".")[0], type(value).__name__
-    return name in _KNOWN.get(package, ())
+    return type(value).__name__ in _KNOWN.get(package_of(value), ())
+
+
+def package_of(value: object) -> str:
+    """The package that the class of a value is of, if that is imported; "" where it is not, or does not say."""
+    module: object = getattr(type(value), "__module__", "")
+    package = module.partition(".")[0] if isinstance(module, str) else ""
+    return package if package in sys.modules else ""
 
 
 _KNOWN = {
@@ -124,6 +129,10 @@ _KNOWN = {
     "pyarrow": ("Table", "RecordBatch"),
     "numpy": ("ndarray", "matrix", "recarray", "memmap", "MaskedArray"),
 }
+
+
+PACKAGES = frozenset(_KNOWN)
+"""The libraries whose frames and arrays are known here."""
 
 
 class _Notes:

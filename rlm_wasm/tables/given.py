@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 import msgspec
 
+from rlm_wasm.inside import columns
 from rlm_wasm.tables import frames
 from rlm_wasm.tables.frames import Array, Table
 
@@ -90,6 +91,31 @@ def find(value: object) -> Tables | None:
         if len(several) <= _MOST and any(map(_is_table, several)):
             return Tables("list", tuple(map(_item, several)))
     return None
+
+
+def is_tabular(value: object) -> bool:
+    """Whether a value is of one of the libraries: a frame, an array, or one value of theirs."""
+    return frames.package_of(value) in frames.PACKAGES
+
+
+def as_plain(value: Any) -> object:
+    """The same as plain Python: lists of dicts, lists, or one value. Raises TypeError for what has no such form."""
+    if type(value).__name__ in ("NaTType", "NAType"):
+        return None
+    if type(value).__name__ == "Timestamp":
+        return value.to_pydatetime(warn=False)
+    made = frames.of(value)
+    if isinstance(made, Table):
+        rows = columns.records(made.told, made.contents[0], [])
+        return [next(iter(row.values())) for row in rows] if made.single and not made.index else rows
+    if isinstance(made, Array):
+        return columns.array(made.told, made.contents[0], None, [])
+    if hasattr(value, "astype") and value.dtype.kind in "Mm":
+        value = value.astype(f"{value.dtype.kind}8[us]")
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    if is_tabular(plain):
+        raise TypeError(f"a {type(plain).__name__} cannot be sent to the sandbox: make text or numbers of it")
+    return plain
 
 
 def _is_table(value: object) -> bool:
