@@ -50,6 +50,7 @@ from rlm_wasm.sessions import Session
 from rlm_wasm.store import RunBusy
 from rlm_wasm.stream import Stream
 from rlm_wasm.survival import Checkpoints
+from rlm_wasm.tables import TableFile, read_table
 from rlm_wasm.trace.live import LiveView
 from rlm_wasm.trajectory import Call, CellRun, Completion, Iteration, Trajectory
 from rlm_wasm.windows import Cutting
@@ -120,8 +121,10 @@ __all__ = [
     "Session",
     "Store",
     "Stream",
+    "TableFile",
     "Trajectory",
     "Usage",
     "__version__",
     "callbacks",
+    "read_table",
 ]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime
 import logging
+import sqlite3
+import sys
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -12,9 +15,10 @@ import pandas
 import polars
 import pytest
 
-from rlm_wasm import RLM, Router, ScriptedClient
+from rlm_wasm import RLM, Router, ScriptedClient, read_table
 from rlm_wasm.contexts import as_text, fingerprint, is_small, prepare
 from rlm_wasm.sandbox import Sandbox
+from rlm_wasm.tables import find
 
 pytestmark = pytest.mark.anyio
 
@@ -90,6 +94,136 @@ async def test_a_hundred_thousand_rows_are_loaded() -> None:
             await sandbox.load(context=frame)
             run = await sandbox.execute("len(context), context[-1], sum(row['n'] for row in context)")
     assert run.value == (number, {"n": 99_999, "text": "row 99999", "half": 49_999.5}, number * (number - 1) // 2)
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    path = tmp_path / "shop"
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("CREATE TABLE orders (id INTEGER, total REAL)")
+    connection.executemany("INSERT INTO orders VALUES (?, ?)", [(1, 9.5), (2, 0.5)])
+    connection.commit()
+    connection.close()
+    return path
+
+
+async def test_files_are_read_inside_and_a_database_by_its_path_alone(tmp_path: Path, shop: Path) -> None:
+    (tmp_path / "sales.csv").write_bytes("﻿region;total\r\nsüd;1\r\nnord\r\n".encode())
+    (tmp_path / "deep.jsonl").write_text('{"a": 1}\n' + "[" * 200_000 + "\n", "utf-8")
+    with anyio.fail_after(WITHIN):
+        async with Sandbox() as sandbox:
+            await sandbox.load(
+                sales=read_table(tmp_path / "sales.csv"), deep=read_table(tmp_path / "deep.jsonl"), shop=shop
+            )
+            assert await sandbox.get("sales") == [{"region": "süd", "total": "1"}, {"region": "nord", "total": None}]
+            assert await sandbox.get("sales_bad_lines") == [{"file": "sales.csv", "line": 3, "fields": ["nord"]}]
+            assert "1 row does not have 2 fields, line 3" in sandbox.described["sales"]
+            assert await sandbox.get("deep") == [{"a": 1}]
+            assert (await sandbox.get("deep_bad_lines"))[0]["line"] == 2
+            run = await sandbox.execute("shop.execute('SELECT sum(total) FROM orders').fetchone()")
+            assert (run.value, run.error) == ((10.0,), None)
+            assert "`orders` (id INTEGER, total REAL; 2 rows)" in sandbox.described["shop"]
+            checkpoint = await sandbox.checkpoint()
+        async with Sandbox.restore(checkpoint) as again:
+            run = await again.execute("shop.execute('SELECT count(*) FROM orders').fetchone(), len(sales)")
+            assert run.value == ((2,), 2)
+
+
+async def test_changes_beside_a_database_are_read_too(shop: Path) -> None:
+    writer = sqlite3.connect(shop)
+    writer.execute("INSERT INTO orders VALUES (3, 0)")
+    writer.commit()
+    # not closed: what was written is in the log alone
+    with anyio.fail_after(WITHIN):
+        async with Sandbox() as sandbox:
+            await sandbox.load(context=shop)
+            assert (await sandbox.execute("context.execute('SELECT count(*) FROM orders').fetchone()")).value == (3,)
+    writer.close()
+
+
+async def test_a_file_that_is_no_table_is_refused_and_the_sandbox_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "x.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
+    (tmp_path / "x.json").write_text("[" * 200_000, "utf-8")
+    with anyio.fail_after(WITHIN):
+        async with Sandbox() as sandbox:
+            with pytest.raises(ValueError, match=r"'x.db' cannot be read as a SQLite database"):
+                await sandbox.load(context=tmp_path / "x.db")
+            with pytest.raises(ValueError, match=r"'x.json' is no JSON that can be read"):
+                await sandbox.load(context=read_table(tmp_path / "x.json"))
+            await sandbox.load(context="text")
+            assert (await sandbox.execute("context")).value == "text"
+
+
+def test_a_parquet_file_is_a_table_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    polars.DataFrame({"a": [1, None]}).write_parquet(path)
+    found = find(path)
+    assert found is not None
+    assert found.description == "a table of 2 rows and 1 columns"
+    path.write_bytes(b"PAR1" + b"x" * 100)
+    with pytest.raises(ValueError, match="'x' cannot be read as Parquet"):
+        find(path)
+
+
+def test_without_a_reader_parquet_is_an_error_that_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.parquet"
+    path.write_bytes(b"PAR1")
+    for name in ("pyarrow.parquet", "polars"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match="pip install pyarrow"):
+        read_table(path)
+
+
+def test_a_text_that_is_not_in_its_encoding_is_refused_with_its_place_or_read_as_is_asked(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(b"a\n1\n\xff\n")
+    with pytest.raises(ValueError, match=r"'x.csv' is not UTF-8: byte 0xff at offset 4 \(line 3\); give encoding="):
+        read_table(path)
+    read = read_table(path, errors="replace"), read_table(path, encoding="latin-1")
+    assert [one.contents for one in read] == [("a\n1\n\ufffd\n",), ("a\n1\nÿ\n",)]
+    path.write_text("a\nü\n", "utf-16")
+    assert read_table(path).contents == ("a\nü\n",)
+
+
+def test_what_is_no_file_of_a_known_kind_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FileNotFoundError, match="to read a table from"):
+        read_table(tmp_path / "none.csv")
+    path = tmp_path / "x.txt"
+    path.write_text("a,b\n")
+    with pytest.raises(ValueError, match=r"'x.txt' does not say what kind of table it is: give kind="):
+        read_table(path)
+    assert read_table(path, kind="csv").contents == ("a,b\n",)
+    with path.open("wb") as file:
+        file.truncate(3 * 2**30)
+    with pytest.raises(ValueError, match=r"3,221,225,472 bytes, and a sandbox takes .* at once: split it"):
+        read_table(path, kind="csv")
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("a\n1\n")
+    read = Path.read_bytes
+
+    def read_and_change(self: Path) -> bytes:
+        content = read(self)
+        self.write_bytes(content + b"2\n")
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read_and_change)
+    with pytest.raises(ValueError, match=r"'x.csv' changed while it was read"):
+        read_table(path)
+
+
+def test_csv_and_json_by_their_paths_stay_text(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("a\n1\n", newline="")
+    assert prepare(path).value == "a\n1\n"
 
 
 # --- runs ----------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from typing import Any
 
 import rlm_columns
 import rlm_host
+import rlm_table_files as files
 
 __all__: list[str] = []
 
@@ -40,13 +41,16 @@ def _make() -> None:
     notes: list[str] = []
     made: list[Any] = []
     lines: list[str] = []
+    name = told["name"]
     for item in told["items"]:
         own: list[str] = list(item["notes"])
         value, line = _MADE[item["kind"]](item, list(islice(contents, item["contents"])), own)
         made.append(value)
         lines.append(line)
         notes += own
-    name = told["name"]
+    if _bad:
+        names[f"{name}_bad_lines"] = list(_bad)
+        notes.append(f"such lines and rows are in `{name}_bad_lines`")
     if told["form"] == "one":
         names[name], line = made[0], f"`{name}` is {lines[0]}"
     elif told["form"] == "list":
@@ -147,5 +151,66 @@ def _plain(item: Mapping[str, Any], contents: list[Any], notes: list[str]) -> tu
     return item["value"], f"of type {type(item['value']).__name__}"
 
 
-_MADE = {"table": _table, "array": _array, "plain": _plain}
+# --- files ---------------------------------------------------------------------------------------------------------
+
+# lines and rows of files that are not as the others are, in order
+_bad: list[dict[str, Any]] = []
+
+
+def _csv(item: Mapping[str, Any], contents: list[Any], notes: list[str]) -> tuple[Any, str]:
+    read = files.CsvFile(contents[0], item["delimiter"], item["header"])
+    pandas = _package("pandas")
+    with rlm_columns.without_collecting():
+        made = read.records() if pandas is None else read.frame(pandas)
+    notes += read.notes
+    _bad.extend({"file": item["file"], **row} for row in read.bad)
+    if pandas is not None:
+        return made, describe_frame(made)
+    return made, f"{describe_records(made, dict.fromkeys(read.names, ''))}, read from a CSV file: all values are str"
+
+
+def _lines(item: Mapping[str, Any], contents: list[Any], notes: list[str]) -> tuple[Any, str]:
+    with rlm_columns.without_collecting():
+        values, bad = files.read_lines(contents[0], notes)
+    _bad.extend({"file": item["file"], **row} for row in bad)
+    return _of_json(values)
+
+
+def _json(item: Mapping[str, Any], contents: list[Any], notes: list[str]) -> tuple[Any, str]:
+    with rlm_columns.without_collecting():
+        value = files.read_json(contents[0], item["file"])
+    return _of_json(value)
+
+
+def _of_json(value: Any) -> tuple[Any, str]:
+    """A list of objects as a table; anything else as it is."""
+    if not isinstance(value, list) or not value or not all(isinstance(row, dict) for row in value):
+        items = f" of {len(value):,} items" if isinstance(value, (list, dict)) else ""
+        return value, f"a value of type {type(value).__name__}{items}, read from JSON"
+    pandas = _package("pandas")
+    if pandas is not None:
+        made = pandas.DataFrame(value)
+        return made, describe_frame(made)
+    columns: dict[str, set[str]] = {}
+    for row in value:
+        for name, field in row.items():
+            columns.setdefault(name, set()).add(type(field).__name__)
+    return value, describe_records(value, {name: " or ".join(sorted(kinds)) for name, kinds in columns.items()})
+
+
+def _sqlite(item: Mapping[str, Any], contents: list[Any], notes: list[str]) -> tuple[Any, str]:
+    made = files.open_database(item["file"], contents, item["beside"], notes)
+    told = files.describe_database(made, _SHOWN_COLUMNS)
+    return made, f"a sqlite3.Connection to a copy in memory of a database with {told}"
+
+
+_MADE = {
+    "table": _table,
+    "array": _array,
+    "plain": _plain,
+    "csv": _csv,
+    "jsonl": _lines,
+    "json": _json,
+    "sqlite": _sqlite,
+}
 _make()

@@ -34,14 +34,13 @@ class Variable(msgspec.Struct, frozen=True):
 
     @property
     def size(self) -> int:
-        """Bytes that `content` takes in the sandbox."""
-        return len(self.content) * WIDTHS[self.form]
+        """Bytes that `content` takes in the sandbox, and what is loaded before it."""
+        return len(self.content) * WIDTHS[self.form] + sum(variable.size for _, variable in self.before)
 
     @property
     def needed(self) -> int:
         """Bytes that the variable takes in the sandbox: of a value, also the objects that are made of its text."""
-        before = sum(variable.needed for _, variable in self.before)
-        return self.size * _TAKES.get(self.kind, 1) + before + self.room
+        return self.size * _TAKES.get(self.kind, 1) + self.room
 
     def parts(self) -> Iterator[bytes]:
         """The bytes, some megabytes at a time. Lone surrogates become U+FFFD."""
@@ -63,7 +62,7 @@ def _tabular(name: str, value: tables.Tables) -> Variable:
     told, contents = value.ready(name)
     before = [("rlm_table", _plain(name, told))]
     before += [(f"rlm_table_{place}", _plain(name, content)) for place, content in enumerate(contents)]
-    sources = {"library": inside("columns"), "modules": inside("tables")}
+    sources = {"library": inside("columns", "table_files"), "modules": inside("tables")}
     content = msgspec.json.encode(sources).decode()
     return Variable("equipment", find_form(content), content, tuple(before), value.needed)
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import msgspec
 
 from rlm_wasm.inside import columns
 from rlm_wasm.tables import frames
+from rlm_wasm.tables.files import TableFile, is_table_file, read_table
 from rlm_wasm.tables.frames import Array, Table
 
 # a longer list or dict holds no frames: looking for some in millions of items takes a while
@@ -45,7 +47,7 @@ class Plain(msgspec.Struct, frozen=True):
         return f"of type {type(self.value).__name__}"
 
 
-Item = Table | Array | Plain
+Item = Table | Array | TableFile | Plain
 
 
 class Tables(msgspec.Struct, frozen=True):
@@ -76,7 +78,10 @@ class Tables(msgspec.Struct, frozen=True):
 
 
 def find(value: object) -> Tables | None:
-    """The tables that a value is or holds; None if it holds none."""
+    """The tables that a value is or holds; None if it holds none.
+
+    A `Path` to a SQLite database or a Parquet file is one, because that is no text. Raises as `read_table` does.
+    """
     if isinstance(value, Tables):
         return value
     only = _table(value)
@@ -119,10 +124,14 @@ def as_plain(value: Any) -> object:
 
 
 def _is_table(value: object) -> bool:
-    return frames.is_one(value)
+    return isinstance(value, (Table, Array, TableFile)) or frames.is_one(value)
 
 
-def _table(value: object) -> Table | Array | None:
+def _table(value: object) -> Table | Array | TableFile | None:
+    if isinstance(value, (Table, Array, TableFile)):
+        return value
+    if isinstance(value, Path) and is_table_file(value):
+        return read_table(value)
     return frames.of(value)
 
 

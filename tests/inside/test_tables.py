@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import importlib.util
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlm_wasm.inside import columns as inside
-from rlm_wasm.tables import find
+from rlm_wasm.inside import table_files
+from rlm_wasm.tables import find, read_table
 from rlm_wasm.tables.columns import of_values
 from rlm_wasm.tables.frames import Array, Table, of
 
@@ -264,7 +268,8 @@ def test_plain_values_come_back_as_they_were(values: list[Any]) -> None:
 @pytest.fixture
 def read(equipment: Callable[[str], ModuleType], host: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Reads a value as the sandbox does: gives it, the line on it, and the notes."""
-    monkeypatch.setitem(__import__("sys").modules, "rlm_columns", inside)
+    monkeypatch.setitem(sys.modules, "rlm_columns", inside)
+    monkeypatch.setitem(sys.modules, "rlm_table_files", table_files)
 
     def read(value: object, *missing: str) -> tuple[Any, str, list[str]]:
         found = find(value)
@@ -272,10 +277,10 @@ def read(equipment: Callable[[str], ModuleType], host: Any, monkeypatch: pytest.
         told, contents = found.ready("context")
         host.variables.update({"rlm_table": told} | {f"rlm_table_{n}": part for n, part in enumerate(contents)})
         with monkeypatch.context() as patch:
-            real = __import__("importlib.util").util.find_spec
+            real = importlib.util.find_spec
             patch.setattr("importlib.util.find_spec", lambda name: None if name in missing else real(name))
             equipment("tables")
-        assert set(host.variables) == {"context", "rlm_told"}
+        assert set(host.variables) - {"context_bad_lines"} == {"context", "rlm_told"}
         return host.variables["context"], host.variables["rlm_told"]["line"], host.variables["rlm_told"]["notes"]
 
     return read
@@ -305,6 +310,26 @@ def test_what_an_index_and_labels_became_is_in_the_line(read: Callable[..., Any]
     _, line, notes = read(FRAME[["int", "text"]].set_index("text").set_axis([7], axis="columns"), "pandas")
     assert notes == ["column labels that are no text became text", "the index of the frame is under 'text'"]
     assert all(note in line for note in notes)
+
+
+def test_files_are_frames_or_lists_of_dicts_and_what_is_odd_is_kept_beside_them(
+    read: Callable[..., Any], tmp_path: Path, host: Any
+) -> None:
+    (tmp_path / "a.csv").write_text("n,text\n1,a\n2\n", "utf-8")
+    (tmp_path / "b.jsonl").write_text('{"n": 1}\nnonsense\n{"n": null, "x": [1]}\n', "utf-8")
+    given_files = [read_table(tmp_path / "a.csv"), read_table(tmp_path / "b.jsonl")]
+    made, line, notes = read(given_files, "pandas")
+    assert made == [[{"n": "1", "text": "a"}, {"n": "2", "text": None}], [{"n": 1}, {"n": None, "x": [1]}]]
+    assert host.variables["context_bad_lines"] == [
+        {"file": "a.csv", "line": 3, "fields": ["2"]},
+        {"file": "b.jsonl", "line": 2, "text": "nonsense", "error": "Expecting value: line 1 column 1 (char 0)"},
+    ]
+    assert "`context[0]` is a list of dicts, the 2 rows of a table with 2 columns: `n`, `text`, read from a CSV" in line
+    assert "`n` (NoneType or int), `x` (list)" in line
+    assert notes[-1] == "such lines and rows are in `context_bad_lines`"
+    (first, second), line, _ = read(given_files)
+    assert (first["n"].tolist(), second["n"][0]) == ([1, 2], 1)
+    assert "`context[0]` is a pandas DataFrame of 2 rows and 2 columns: `n` (int64), `text` (str)" in line
 
 
 def test_a_line_stays_short_whatever_the_columns_are_called(read: Callable[..., Any]) -> None:
