@@ -202,6 +202,8 @@ def described(value):
         return f"{kind} of {len(value):,} {'characters' if isinstance(value, str) else 'bytes'}"
     if isinstance(value, (list, tuple, set, frozenset, dict)):
         return f"{kind} of {len(value):,} items"
+    if rlm_values.is_tabular(value) and hasattr(value, "shape"):
+        return f"{kind} of the shape {value.shape}"
     return kind
 
 

@@ -152,7 +152,7 @@ def _tagged_dict(value, depth):
 
 def _plain(value):
     """The nearest plain value of a subclass or a well-known container."""
-    if _library(value) in _TABULAR:
+    if is_tabular(value):
         return _untabled(value)
     if isinstance(value, enum.Enum):
         return value.value
@@ -173,14 +173,15 @@ def _plain(value):
     )
 
 
-def _library(value):
-    """The package that the class of a value is of; "" where it does not say."""
+def is_tabular(value):
+    """Whether the class of a value is of a library of tables."""
+    # a class that was made without a module has none
     module = getattr(type(value), "__module__", "")
-    return module.partition(".")[0] if type(module) is str else ""
+    return type(module) is str and module.partition(".")[0] in _TABULAR
 
 
 def _check_cells(value, max_bytes):
-    if _library(value) in _TABULAR:
+    if is_tabular(value):
         cells = math.prod(getattr(value, "shape", None) or ())
         # each takes two bytes at least
         if 2 * cells > max_bytes:
@@ -209,7 +210,7 @@ def _untabled(value):
     if kind and kind in "Mm":
         value = value.astype(f"{kind}8[us]")
     plain = value.tolist() if hasattr(value, "tolist") else value.to_list() if hasattr(value, "to_list") else value
-    if _library(plain) in _TABULAR:
+    if is_tabular(plain):
         if not isinstance(plain, datetime.datetime):
             raise TypeError(f"a {name} cannot be sent: make text or numbers of it")
         return plain.to_pydatetime(warn=False)

@@ -194,7 +194,14 @@ _SMALL = 100_000
 
 
 def fingerprint(value: object) -> tuple[int, str]:
-    """What tells a context from another: its length and a SHA-256 of that and of its ends; (0, "") if it is no text."""
+    """What tells a context from another: its length and a SHA-256 of that and of its ends.
+
+    (0, "") if it is no text, bytes, tables or files on the host.
+    """
+    if isinstance(value, tables.Tables):
+        told, contents = value.ready("context")
+        each = [fingerprint(content) for content in (repr(told), *contents)]
+        return sum(length for length, _ in each[1:]), hashlib.sha256(repr(each).encode()).hexdigest()
     if isinstance(value, Corpus):
         ends = value.read(0, _FINGERPRINT), value.read(max(0, value.size - _FINGERPRINT), value.size)
     elif isinstance(value, (str, bytes)):

@@ -121,7 +121,11 @@ class Session:
             kept = msgspec.json.decode(str(await sandbox.get(_KEPT)), type=_Kept)
         except (KeyError, TypeError, msgspec.DecodeError):
             raise ValueError(f"{self._saved} is a checkpoint, but not of a session that was saved") from None
-        value = await sandbox.get("context") if kept.chars <= _FETCHED else None
+        try:
+            value = await sandbox.get("context") if kept.chars <= _FETCHED else None
+        except (KeyError, TypeError):
+            # a cell has taken it away, or it is a database
+            value = None
         self._context = contexts.Context(value, kept.description)
         self.questions, self._said = kept.questions, kept.said
 
@@ -174,7 +178,8 @@ class Session:
             raise ValueError("nothing was asked yet, so there is nothing to be saved")
         async with self._turn:
             chars, _ = contexts.fingerprint(self._context.value)
-            kept = _Kept(self._context.description, chars, self.questions, self._said)
+            described = sandbox.described.get("context", self._context.description)
+            kept = _Kept(described, chars, self.questions, self._said)
             await sandbox.load(**{_KEPT: msgspec.json.encode(kept).decode()})
             checkpoint = await sandbox.checkpoint()
         await anyio.to_thread.run_sync(checkpoint.save, path)

@@ -34,6 +34,7 @@ from rlm_wasm.prompts import Message
 from rlm_wasm.sandbox import Checkpoint
 from rlm_wasm.sandbox.values import decode, encode
 from rlm_wasm.survival import Saved
+from rlm_wasm.tables import Tables
 from rlm_wasm.whole_file import written_whole
 from rlm_wasm.windows import Exchange
 
@@ -52,7 +53,8 @@ class RunBusy(ValueError):
 class Asked(msgspec.Struct, frozen=True):
     """What a run is asked: `context` is a text as in `values.py`, `settings` those of `RunStarted` as such a text.
 
-    `description` and `beside` are those of the context, the second as such a text too.
+    `description` and `beside` are those of the context, the second as such a text too; `tables`: its value is a
+    `Tables`, by its `to_value`.
     """
 
     question: str
@@ -60,18 +62,22 @@ class Asked(msgspec.Struct, frozen=True):
     settings: str
     description: str = ""
     beside: str = "{}"
+    tables: bool = False
 
     @classmethod
     def of(cls, question: str, context: Context | None, settings: Mapping[str, Any]) -> Asked:
         """Raises TypeError for a context that has no form on disk."""
         held = context or Context(None, "")
-        plain = encode(msgspec.to_builtins(dict(settings)))
-        return cls(question, encode(kept(held.value)), plain, held.description, encode(held.beside))
+        plain, tabular = encode(msgspec.to_builtins(dict(settings))), isinstance(held.value, Tables)
+        value = held.value.to_value() if isinstance(held.value, Tables) else kept(held.value)
+        return cls(question, encode(value), plain, held.description, encode(held.beside), tables=tabular)
 
     @property
     def prepared(self) -> Context:
         """The context."""
-        return Context(taken_up(decode(self.context)), self.description, decode(self.beside))
+        value = decode(self.context)
+        found = Tables.from_value(value) if self.tables else taken_up(value)
+        return Context(found, self.description, decode(self.beside))
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):

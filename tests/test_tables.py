@@ -248,13 +248,54 @@ async def test_a_router_gives_a_table_to_a_run() -> None:
     assert "is a table, which no prompt holds" in routed.reason
 
 
+async def test_a_run_over_tables_that_was_cut_off_goes_on_over_them(tmp_path: Path) -> None:
+    class Interrupted(Exception):
+        pass
+
+    class Root(ScriptedClient):
+        async def complete(self, *given: Any, **more: Any) -> Any:
+            if self.calls and not resumed:
+                raise Interrupted
+            return await super().complete(*given, **more)
+
+    resumed = False
+    replies = [
+        "```repl\nseen = context['sales'][0]['id']\n```",
+        "```repl\nFINAL([seen, context['sales'][2], context['n']])\n```",
+    ]
+    rlm = RLM(Root(replies), store=tmp_path / "runs")
+    with anyio.fail_after(WITHIN):
+        with pytest.raises(Interrupted):
+            await rlm.acompletion("Which?", context={"sales": SALES[["id", "when"]], "n": (1,)})
+        (run,) = (tmp_path / "runs").iterdir()
+        resumed = True
+        done = await rlm.resume(run.name)
+    assert done.response == [1, {"id": 3, "when": None}, (1,)]
+
+
+async def test_a_session_over_a_database_is_saved_and_taken_up(tmp_path: Path, shop: Path) -> None:
+    code = "context.execute('SELECT count(*) FROM orders').fetchone()[0]"
+    root = ScriptedClient([f"```repl\nFINAL({code})\n```"] * 3)
+    rlm = RLM(root)
+    with anyio.fail_after(WITHIN):
+        async with rlm.session(context=shop) as session:
+            first, second = await session.ask("How many?"), await session.ask("And now?")
+            await session.save(tmp_path / "kept")
+        async with rlm.session(saved=tmp_path / "kept") as session:
+            third = await session.ask("Still?")
+    assert [done.response for done in (first, second, third)] == [2, 2, 2]
+    for call in root.calls:
+        assert "`orders` (id INTEGER, total REAL; 2 rows)" in "\n".join(message.content for message in call)
+
+
 def test_a_prepared_table_is_no_text_and_stays_as_it_is_when_it_is_prepared_again() -> None:
     prepared = prepare(SALES)
     assert prepare(prepared.value).value is prepared.value
     assert prepared.description == "`context` is a table of 3 rows and 4 columns"
     assert as_text(prepared.value, at_most=10**9) is None
     assert not is_small(prepared.value)
-    assert fingerprint(prepared.value) == (0, "")
+    assert fingerprint(prepared.value) == fingerprint(prepare(SALES.copy()).value)
+    assert fingerprint(prepared.value) != fingerprint(prepare(SALES.rename(columns={"id": "ID"})).value)
 
 
 @pytest.mark.parametrize("value", [[1, 2], {"a": [1]}, ["text"] * 2000, {"rows": [{"a": 1}]}])

@@ -1,7 +1,7 @@
 """A variable that is a table or holds some, made of what the host has loaded: frames, arrays, lists of dicts.
 
 The host loads `rlm_table`, what there is to say of it, and `rlm_table_0` and so on, what it consists of. They are gone
-when this has been read, and `rlm_told` says what came of them: the line that a model is told, and what did not stay as
+when this has been read, and `_rlm_told` says what came of them: the line that a model is told, and what did not stay as
 it was. With pandas to be imported a table is a frame, with numpy an array is one.
 """
 
@@ -58,7 +58,7 @@ def _make() -> None:
     else:
         names[name], line = dict(zip(told["keys"], made, strict=True)), _several(name, "dict", told["keys"], lines)
     # no more than the host takes
-    names["rlm_told"] = {"line": (line + _noted(notes))[:10_000], "notes": [note[:1000] for note in notes[:100]]}
+    names["_rlm_told"] = {"line": (line + _noted(notes))[:10_000], "notes": [note[:1000] for note in notes[:100]]}
 
 
 def _several(name: str, form: str, keys: Sequence[Any], lines: Sequence[str]) -> str:

@@ -497,7 +497,7 @@ class Sandbox:
 
     async def _hear(self, session: Session, name: str) -> None:
         """Take down what became of a table, before any cell could have a hand in it; and warn, the first time."""
-        reply = await self._ask(session, "get", {"name": "rlm_told"}, Value)
+        reply = await self._ask(session, "get", {"name": "_rlm_told"}, Value)
         with self._breaches_end(session):
             told = Told.of(decode(reply.value))
         if name not in self._told:

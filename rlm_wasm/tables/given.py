@@ -64,6 +64,21 @@ class Tables(msgspec.Struct, frozen=True):
         told = {"name": name, "form": self.form, "keys": list(self.keys), "items": items}
         return told, list(chain.from_iterable(contents))
 
+    def to_value(self) -> dict[str, Any]:
+        """The same as a value that can be written down; `from_value` reads it."""
+        items = [[type(item).__name__, msgspec.structs.asdict(item)] for item in self.items]
+        return {"form": self.form, "keys": list(self.keys), "items": items}
+
+    @classmethod
+    def from_value(cls, value: Mapping[str, Any]) -> Tables:
+        """What `to_value` was made of. Raises ValueError for a value that was not made by it."""
+        kinds: dict[str, Any] = {kind.__name__: kind for kind in (Table, Array, TableFile, Plain)}
+        try:
+            items = [msgspec.convert(fields, kinds[kind]) for kind, fields in value["items"]]
+            return cls(value["form"], tuple(items), tuple(value["keys"]))
+        except (KeyError, TypeError, msgspec.ValidationError) as error:
+            raise ValueError(f"these are no tables: {error}") from None
+
     @property
     def needed(self) -> int:
         """About how many bytes it takes in the sandbox where there is no pandas."""

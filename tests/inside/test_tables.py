@@ -280,8 +280,8 @@ def read(equipment: Callable[[str], ModuleType], host: Any, monkeypatch: pytest.
             real = importlib.util.find_spec
             patch.setattr("importlib.util.find_spec", lambda name: None if name in missing else real(name))
             equipment("tables")
-        assert set(host.variables) - {"context_bad_lines"} == {"context", "rlm_told"}
-        return host.variables["context"], host.variables["rlm_told"]["line"], host.variables["rlm_told"]["notes"]
+        assert set(host.variables) - {"context_bad_lines"} == {"context", "_rlm_told"}
+        return host.variables["context"], host.variables["_rlm_told"]["line"], host.variables["_rlm_told"]["notes"]
 
     return read
 
