@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, cast
 import anyio
 import msgspec
 
-from rlm_wasm import prompts
+from rlm_wasm import prompts, tables
 from rlm_wasm.clients.protocol import Client, Message, Reply
 from rlm_wasm.errors import RLMError
 from rlm_wasm.limits import Usage
@@ -144,9 +144,14 @@ def _ballot(response: object) -> str:
     if isinstance(response, str):
         return " ".join(response.split())
     try:
-        return encode(msgspec.to_builtins(response, enc_hook=repr))
+        return encode(msgspec.to_builtins(response, enc_hook=_known))
     except (TypeError, ValueError):
         return repr(response)
+
+
+def _known(value: object) -> object:
+    """A frame or an array as its values, which its repr leaves out; anything else as its repr."""
+    return tables.as_plain(value) if tables.is_tabular(value) else repr(value)
 
 
 def together(done: Sequence[Completion], chosen: int, judged: Usage, seconds: float) -> Completion:

@@ -15,8 +15,9 @@ import pandas
 import polars
 import pytest
 
-from rlm_wasm import RLM, Router, ScriptedClient, read_table
+from rlm_wasm import RLM, Completion, Router, ScriptedClient, Trajectory, Usage, read_table
 from rlm_wasm.contexts import as_text, fingerprint, is_small, prepare
+from rlm_wasm.sampling import choose
 from rlm_wasm.sandbox import Sandbox
 from rlm_wasm.tables import find
 
@@ -286,6 +287,15 @@ async def test_a_session_over_a_database_is_saved_and_taken_up(tmp_path: Path, s
     assert [done.response for done in (first, second, third)] == [2, 2, 2]
     for call in root.calls:
         assert "`orders` (id INTEGER, total REAL; 2 rows)" in "\n".join(message.content for message in call)
+
+
+async def test_frames_that_samples_give_are_compared_by_all_their_rows() -> None:
+    def ended(last: int) -> Completion:
+        frame = pandas.DataFrame({"n": [*range(1000), last, *range(1000)]})
+        given: dict[str, Any] = {"question": "?", "stopped_by": "final", "usage": Usage(), "trajectory": Trajectory([])}
+        return Completion(response=frame, seconds=0.0, run="run", depth=0, **given)
+
+    assert await choose(None, [ended(1), ended(2), ended(2)], "?") == 1
 
 
 def test_a_prepared_table_is_no_text_and_stays_as_it_is_when_it_is_prepared_again() -> None:
