@@ -289,6 +289,21 @@ async def test_a_session_over_a_database_is_saved_and_taken_up(tmp_path: Path, s
         assert "`orders` (id INTEGER, total REAL; 2 rows)" in "\n".join(message.content for message in call)
 
 
+async def test_many_questions_over_a_frame_are_answered_with_frames_and_kept_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+
+    async def asked(root: ScriptedClient) -> list[int]:
+        given = {"context": SALES[["id", "when"]], "output": pandas.DataFrame, "answers": path, "concurrency": 1}
+        answers = await RLM(root).amap(["Which?", "And which?"], **given)
+        return [int(answer.response["id"].sum()) for answer in answers]
+
+    code = "```repl\nFINAL([row for row in context if row['id'] > {}])\n```"
+    with anyio.fail_after(WITHIN):
+        assert await asked(ScriptedClient([code.format(1), code.format(2)])) == [5, 3]
+        again = ScriptedClient([])
+        assert (await asked(again), again.calls) == ([5, 3], [])
+
+
 async def test_frames_that_samples_give_are_compared_by_all_their_rows() -> None:
     def ended(last: int) -> Completion:
         frame = pandas.DataFrame({"n": [*range(1000), last, *range(1000)]})
