@@ -17,9 +17,10 @@ import pytest
 
 from rlm_wasm import RLM, Completion, Router, ScriptedClient, Trajectory, Usage, read_table
 from rlm_wasm.contexts import as_text, fingerprint, is_small, prepare
+from rlm_wasm.files import Files
 from rlm_wasm.sampling import choose
 from rlm_wasm.sandbox import Sandbox
-from rlm_wasm.tables import find
+from rlm_wasm.tables import Tables, find
 
 pytestmark = pytest.mark.anyio
 
@@ -219,6 +220,11 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeyp
     monkeypatch.setattr(Path, "read_bytes", read_and_change)
     with pytest.raises(ValueError, match=r"'x.csv' changed while it was read"):
         read_table(path)
+
+
+def test_a_database_that_is_named_as_files_are_is_a_table_too(shop: Path) -> None:
+    assert isinstance(prepare(Files(str(shop))).value, Tables)
+    assert isinstance(prepare([shop]).value, dict)
 
 
 def test_csv_and_json_by_their_paths_stay_text(tmp_path: Path) -> None:
