@@ -38,7 +38,8 @@ from rlm_wasm.events import Event, callbacks
 from rlm_wasm.files import FileLimits, Files
 from rlm_wasm.guards import Guards
 from rlm_wasm.inside.documents import Context
-from rlm_wasm.limits import Limits, Price, Usage
+from rlm_wasm.limits import Limits, Usage
+from rlm_wasm.prices import Price
 from rlm_wasm.questions import Question
 from rlm_wasm.retrievers import ElasticsearchRetriever, EmbeddedRetriever, Retriever
 from rlm_wasm.rlm import RLM

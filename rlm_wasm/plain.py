@@ -8,6 +8,7 @@ from functools import partial
 
 import anyio
 
+from rlm_wasm.beginnings import new_id
 from rlm_wasm.bounds import EndedEarly, within
 from rlm_wasm.bridge import Bridge, Models
 from rlm_wasm.calls import Answered
@@ -15,7 +16,6 @@ from rlm_wasm.clients.protocol import Message, Reply
 from rlm_wasm.errors import LimitExceeded
 from rlm_wasm.events import Emitter, Record, RootAsked, RunStarted, RunStopped
 from rlm_wasm.limits import Budget, Usage
-from rlm_wasm.run import new_id
 
 
 class PlainCall:

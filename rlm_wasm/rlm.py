@@ -7,46 +7,41 @@ from __future__ import annotations
 
 import inspect
 import logging
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, Unpack, cast
+from typing import Any, Literal, Self, TypeVar, Unpack
 
 import anyio
 import anyio.from_thread
-import anyio.to_thread
 import msgspec
 
-from rlm_wasm import contexts, dialects, prompts, trace_file
+from rlm_wasm import contexts, dialects
+from rlm_wasm.answering import Answering, Asked, client_of
 from rlm_wasm.answers_file import Answered
 from rlm_wasm.batches import Batch, BatchOptions
 from rlm_wasm.bridge import Models
 from rlm_wasm.clients.keys import held_keys
-from rlm_wasm.clients.openai import OpenAIClient
-from rlm_wasm.clients.protocol import Client, Message, Reply
-from rlm_wasm.corpora import FUNCTION, Corpus
+from rlm_wasm.clients.protocol import Client
+from rlm_wasm.corpora import FUNCTION
 from rlm_wasm.dialects import HOUSE, Dialect
-from rlm_wasm.events import Callbacks, Event, Listener, Record, callbacks, hears_pieces
+from rlm_wasm.events import Callbacks, Event, Listener, Record, callbacks
 from rlm_wasm.guards import Guards
-from rlm_wasm.limits import DEFAULT_PRICES, Budget, Limits, Price, Spent, Usage
-from rlm_wasm.outputs import Output
-from rlm_wasm.plain import PlainCall
+from rlm_wasm.limits import Budget, Limits
+from rlm_wasm.prices import DEFAULT_PRICES, Price
 from rlm_wasm.questions import Question
 from rlm_wasm.retrievers import Retriever, offered
-from rlm_wasm.run import Resumed, Run, Shared, Sharing, new_id
-from rlm_wasm.runs import Store, pruned
-from rlm_wasm.sampling import Choose, Samples, choose, gathered, together
+from rlm_wasm.runs import Store
+from rlm_wasm.sampling import Samples
 from rlm_wasm.sandbox import SandboxOptions, SandboxPool
 from rlm_wasm.secrets import Secrets, of_environment
 from rlm_wasm.sessions import Asking, Session
-from rlm_wasm.store import Asked as Kept
-from rlm_wasm.store import RunFolder, ends_for_good, is_over, paid, until
+from rlm_wasm.store import RunFolder
 from rlm_wasm.stream import Stream
 from rlm_wasm.survival import Checkpoints
 from rlm_wasm.trace_file import TraceFile
-from rlm_wasm.trajectory import Completion, Iteration, rebuild
+from rlm_wasm.trajectory import Completion, Iteration
 from rlm_wasm.windows import Cutting, check_windows
 
 Result = TypeVar("Result")
@@ -118,9 +113,9 @@ class RLM:
     ) -> None:
         if max_concurrency < 1:
             raise ValueError(f"max_concurrency must be 1 or more, not {max_concurrency!r}")
-        root = _client(model, "model")
-        sub = root if sub_model is None else _client(sub_model, "sub_model")
-        others = {name: _client(model, f"models[{name!r}]") for name, model in (models or {}).items()}
+        root = client_of(model, "model")
+        sub = root if sub_model is None else client_of(sub_model, "sub_model")
+        others = {name: client_of(model, f"models[{name!r}]") for name, model in (models or {}).items()}
         self.cutting = cutting or Cutting()
         check_windows(windows or {})
         self.models = Models(root, sub, others, dict(windows or {}), image_sources=tuple(image_sources))
@@ -136,13 +131,16 @@ class RLM:
         self.limits = limits or Limits()
         if functions is not None and not isinstance(functions, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"functions must map names to functions, and is a {type(functions).__name__}")
-        self.own_functions = {**({} if retriever is None else offered(retriever)), **(functions or {})}
+        self.own_functions: Mapping[str, Callable[..., Any]] = {
+            **({} if retriever is None else offered(retriever)),
+            **(functions or {}),
+        }
         self.prices = {**DEFAULT_PRICES, **(prices or {})}
         self.max_concurrency = max_concurrency
         unknown = sorted(set(called) - Callbacks.__annotations__.keys())
         if unknown:
             raise TypeError(f"RLM() has no argument {unknown[0]!r}")
-        self.listeners = (*listeners, callbacks(**called)) if called else tuple(listeners)
+        self.listeners: Sequence[Listener] = (*listeners, callbacks(**called)) if called else tuple(listeners)
         self.trace = None if trace is None else Path(trace)
         self.store = None if store is None else Store.of(store)
         self._warm = warm
@@ -153,7 +151,7 @@ class RLM:
             if sandbox is not None and sandbox.packages:
                 raise ValueError("packages are given twice: to RLM(packages=...) and in its sandbox's options")
             sandbox = msgspec.structs.replace(sandbox or SandboxOptions(), packages=packages)
-        self.variables = dict(variables or {})
+        self.variables: Mapping[str, object] = dict(variables or {})
         for what, names in (("functions", set(self.own_functions)), ("variables", set(self.variables))):
             taken = sorted(names & RESERVED_NAMES)
             if taken:
@@ -169,6 +167,11 @@ class RLM:
 
     def __repr__(self) -> str:
         return f"<RLM {self.models.root.model}, sub model {self.models.sub.model}>"
+
+    @property
+    def pool(self) -> SandboxPool | None:
+        """What lends it sandboxes, if that is not each run's own affair."""
+        return self._pool
 
     async def __aenter__(self) -> Self:
         if self._pool is not None:
@@ -273,20 +276,11 @@ class RLM:
         is to be, ClientError if the root model cannot be asked, SandboxStartError if there is no sandbox to be had. A
         limit is no exception: see `stopped_by`.
         """
-        asked = _Asked(question, context, output, errors, lazy)
+        asked = Asked(question, context, output, errors, lazy)
         several = Samples(count=samples) if isinstance(samples, int) else samples
         if several.count == 1:
-            return await self._answer(asked, stop, budget)
-        if self.store is not None:
-            raise ValueError("a run of several samples cannot be kept in a store: use an RLM without store= for it")
-        asked.check()
-        async with AsyncExitStack() as stack:
-            prepared = await self._prepared(asked, stack)
-            asked = msgspec.structs.replace(asked, context=prepared)
-            shared = await self._open(stack, budget or self.open_budget(), stop, pool=self._pool)
-            shared = msgspec.structs.replace(shared, settings=self._settings(asked))
-            begin = partial(Run, shared, question, prepared, output, depth=0, parent=None)
-            return await self._sampled(several, shared, begin, None, question)
+            return await Answering(self).answer(asked, stop, budget)
+        return await Answering(self).several(asked, several, stop, budget)
 
     def batch(self, questions: Iterable[object], **options: Unpack[BatchOptions]) -> Batch:
         """Many questions, to be answered by `Batch.run`, which says how far it is; see `amap`."""
@@ -296,8 +290,8 @@ class RLM:
         own = None if self._pool is not None else SandboxPool(1, options=self.sandbox)
 
         async def answer(asked: Question, prepared: contexts.Context, whole: Budget, stop: anyio.Event) -> Completion:
-            given = _Asked(asked.question, prepared, asked.output, "strict")
-            return await self._answer(given, stop, self.open_budget(within=whole), pool=own)
+            given = Asked(asked.question, prepared, asked.output, "strict")
+            return await Answering(self).answer(given, stop, self.open_budget(within=whole), pool=own)
 
         return Batch(answer, self.open_budget, questions, pool=own, **options)
 
@@ -335,8 +329,8 @@ class RLM:
         """
 
         async def answer(asked: Asking, pool: SandboxPool, stop: anyio.Event | None) -> Completion:
-            given = _Asked(asked.question, None, asked.output, errors)
-            return await self._answer(given, stop, None, pool=pool, asking=asked)
+            given = Asked(asked.question, None, asked.output, errors)
+            return await Answering(self).answer(given, stop, None, pool=pool, asking=asked)
 
         prepared = None if saved else contexts.prepare(context, errors=errors, sandbox=self.sandbox, lazy=lazy)
         return Session(answer, self.sandbox, prepared, saved)
@@ -349,27 +343,7 @@ class RLM:
         no such run, RunBusy if it goes on elsewhere, ValueError if it was set up otherwise or its files are damaged,
         and what `acompletion` raises. A run that a failure ended can go on too.
         """
-        if self.store is None:
-            raise ValueError("there is no store: give the folder of the runs to RLM(store=...)")
-        with RunFolder(self.store.path, run) as folder:
-            events = await anyio.to_thread.run_sync(folder.events)
-            if is_over(events, run):
-                return rebuild(events, run)
-            kept = folder.asked()
-            asked = _Asked(kept.question, kept.prepared, output, "strict")
-            if Kept.of(asked.question, None, self._settings(asked)).settings != kept.settings:
-                raise ValueError(
-                    f"run {run} was set up otherwise than this RLM is: see RunStarted.settings in its trace"
-                )
-            stand = await anyio.to_thread.run_sync(folder.stand)
-            if stand is None:
-                folder.trace.unlink(missing_ok=True)
-                return await self._answer(asked, stop, None, folder=folder, spent=_spent_in(events))
-            state, checkpoint = stand
-            before, after = until(events, run, state.number)
-            trace_file.save(folder.trace, before, self.secrets())
-            resumed = Resumed(state, checkpoint, tuple(rebuild(before, run).trajectory), tuple(before))
-            return await self._answer(asked, stop, None, folder=folder, spent=_spent_in(after), resumed=resumed)
+        return await Answering(self).resume(run, output, stop)
 
     def stream(
         self,
@@ -384,93 +358,12 @@ class RLM:
 
         Where the root model's client can stream, its replies come piece by piece (`RootStreamed`).
         """
-        asked = _Asked(question, context, output, errors, lazy)
+        asked = Asked(question, context, output, errors, lazy)
 
         async def begin(hear: Listener, stop: anyio.Event) -> Completion:
-            return await self._answer(asked, stop, None, hear)
+            return await Answering(self).answer(asked, stop, None, hear)
 
         return Stream(begin)
-
-    async def _answer(
-        self,
-        asked: _Asked,
-        stop: anyio.Event | None,
-        budget: Budget | None,
-        hear: Listener | None = None,
-        *,
-        pool: SandboxPool | None = None,
-        asking: Asking | None = None,
-        folder: RunFolder | None = None,
-        spent: Spent | None = None,
-        resumed: Resumed | None = None,
-    ) -> Completion:
-        asked.check()
-        budget = budget or self.open_budget()
-        for part in (spent, None if resumed is None else resumed.state.spent):
-            if part is not None:
-                budget.charge(part)
-        async with AsyncExitStack() as stack:
-            prepared = asking.context if asking else await self._prepared(asked, stack)
-            asked = msgspec.structs.replace(asked, context=prepared)
-            settings = self._settings(asked)
-            if self.store is not None and folder is None and asking is None:
-                folder = RunFolder(self.store.path, new_id())
-                kept = Kept.of(asked.question, prepared, settings)
-                await anyio.to_thread.run_sync(folder.make, kept)
-                stack.enter_context(folder)
-                await anyio.to_thread.run_sync(_prune, self.store)
-            shared = await self._open(stack, budget, stop, hear, folder=folder, pool=pool or self._pool)
-            if resumed is not None:
-                shared.record.events += resumed.events
-            shared = msgspec.structs.replace(
-                shared,
-                settings=settings,
-                held=asking is not None and asking.held,
-                said=asking.said if asking else (),
-            )
-            paid_before = None if spent is None else Usage.of(spent.by_model)
-            begin = partial(Run, shared, asked.question, prepared, asked.output, depth=0, parent=None)
-            run = begin(folder=folder, resumed=resumed, paid=paid_before)
-            try:
-                return await run.answer()
-            finally:
-                if folder is not None and run.completed is not None:
-                    with anyio.CancelScope(shield=True):
-                        await anyio.to_thread.run_sync(_close, folder, run.completed, run.failed)
-
-    async def _open(
-        self,
-        stack: AsyncExitStack,
-        budget: Budget,
-        stop: anyio.Event | None,
-        hear: Listener | None = None,
-        *,
-        folder: RunFolder | None = None,
-        pool: SandboxPool | None = None,
-        options: SandboxOptions | None = None,
-    ) -> Shared:
-        """What a run needs, held by `stack`: a record, and a pool if there is none, of `options` or this RLM's own."""
-        secrets = self.secrets()
-        record = await stack.enter_async_context(self.recorded(secrets, hear, folder))
-        pool = pool or await stack.enter_async_context(SandboxPool(0, options=options or self.sandbox))
-        return Shared(
-            models=self.models,
-            limits=self.limits,
-            own_functions=self.own_functions,
-            record=record,
-            max_concurrency=self.max_concurrency,
-            budget=budget,
-            pool=pool,
-            model_calls=anyio.Semaphore(self.max_concurrency),
-            stop=stop,
-            dialect=self.dialect,
-            guards=self.guards,
-            cutting=self.cutting,
-            variables=self.variables,
-            secrets=secrets,
-            checkpoints=self.checkpoints,
-            streaming=hear is not None or any(map(hears_pieces, self.listeners)),
-        )
 
     async def branch(
         self,
@@ -495,124 +388,7 @@ class RLM:
         `acompletion`. The limits count from here, and nothing that was paid before is in `usage`; the trajectory has
         the iterations before too. It is not kept in the store. Raises what `Iteration.fork` and `acompletion` raise.
         """
-        moment = at.moment
-        if question is not None and not question.strip():
-            raise ValueError("the question is empty: say what to answer about the context, or leave it out")
-        several = Samples(count=samples, after=0) if isinstance(samples, int) else samples
-        settings = self._settings(_Asked(moment.question, moment.context, moment.output, "strict"))
-        async with AsyncExitStack() as stack:
-            shared = await self._open(stack, budget or self.open_budget(), stop, options=moment.options)
-            shared.record.events += moment.events
-            shared = msgspec.structs.replace(
-                shared,
-                settings=settings | {"dialect": moment.dialect.name, "act": moment.dialect.act},
-                own_functions=moment.own_functions,
-                variables=moment.variables,
-                dialect=moment.dialect,
-            )
-            said = prompts.branched(question, note)
-            resumed = Resumed.branch(moment, more=moment.state.number, said=said)
-            wanted = moment.output if question is None else output
-            begin = partial(Run, shared, question or moment.question, moment.context, wanted, depth=0, parent=None)
-            return await self._sampled(several, shared, begin, resumed, question or moment.question)
-
-    async def _sampled(
-        self, samples: Samples, shared: Shared, begin: Callable[..., Run], resumed: Resumed | None, question: str
-    ) -> Completion:
-        """The one of several runs that is chosen; they go on from one state, after what they share."""
-        if samples.count == 1:
-            return await begin(resumed=resumed).answer()
-        way = None if samples.choose == "vote" else samples.choose
-        judging = isinstance(way, str) or hasattr(way, "complete")
-        client = _client(way, "Samples.choose") if judging else None
-        started = time.monotonic()
-        before = 0 if resumed is None else resumed.state.number
-        sharing = Sharing(before + samples.after)
-
-        async def other() -> Completion:
-            if sharing.moment is None:
-                # the first did not come as far as that, for a reason that may be its own
-                return await begin(resumed=resumed).answer()
-            more = 0 if resumed is None else resumed.more
-            return await begin(resumed=Resumed.branch(sharing.moment, more=more)).answer()
-
-        first = begin(resumed=resumed, sharing=sharing).answer
-        done = await gathered(first, sharing.ready, other, count=samples.count, at_once=self.max_concurrency)
-        judged = Usage()
-
-        async def judge(client: Client, messages: Sequence[Message], question: str) -> Reply:
-            nonlocal judged
-            models = msgspec.structs.replace(self.models, root=client)
-            call = PlainCall(models, shared.budget, shared.record)
-            try:
-                return await call.ask(messages, question=question, context="(answers to choose from)", stop=shared.stop)
-            finally:
-                judged = call.usage
-
-        chosen = await choose(client or cast("Choose | None", way), done, question, judge if client else None)
-        return together(done, chosen, judged, time.monotonic() - started)
-
-    async def _prepared(self, asked: _Asked, stack: AsyncExitStack) -> contexts.Context:
-        """The context made ready. Files that stay on the host are closed with the stack, unless others use them."""
-        given = asked.context
-        prepared = await contexts.aprepare(given, errors=asked.errors, sandbox=self.sandbox, lazy=asked.lazy)
-        if isinstance(prepared.value, Corpus) and not isinstance(given, (Corpus, contexts.Context)):
-            stack.callback(prepared.value.close)
-        return prepared
-
-    def _settings(self, asked: _Asked) -> dict[str, Any]:
-        """What a cell or a model can notice of how the run is set up: with it a trace can be run again."""
-        sandbox = msgspec.structs.asdict(self.sandbox)
-        left_out = ("functions", "deno") if self.sandbox.packages else ("functions", "deno", "packages")
-        context = asked.context
-        lazy = {"lazy": True} if isinstance(context, contexts.Context) and isinstance(context.value, Corpus) else {}
-        return {
-            **lazy,
-            "dialect": self.dialect.name,
-            "act": self.dialect.act,
-            "limits": msgspec.structs.asdict(self.limits),
-            "guards": msgspec.structs.asdict(self.guards),
-            "windows": dict(self.models.windows),
-            "functions": sorted(self.own_functions),
-            "variables": self.variables if contexts.is_small(self.variables) else None,
-            "output": Output(asked.output).schema,
-            "sandbox": {name: value for name, value in sandbox.items() if name not in left_out},
-        }
-
-
-class _Asked(msgspec.Struct, frozen=True):
-    question: str
-    context: object
-    output: Any
-    errors: str
-    lazy: bool | None = None
-
-    def check(self) -> None:
-        """Raise ValueError if nothing is asked."""
-        if not self.question.strip():
-            raise ValueError("the question is empty: say what to answer about the context")
-
-
-def _prune(store: Store) -> None:
-    try:
-        pruned(store)
-    except OSError:
-        # it costs room, and the run that begins does not need it
-        _log.exception("the store %s could not be pruned", store.path)
-
-
-def _close(folder: RunFolder, done: Completion, failed: bool) -> None:
-    over = ends_for_good(done.stopped_by, failed=failed)
-    try:
-        folder.close(done.stopped_by, len(done.trajectory), done.usage, over=over)
-    except (OSError, ValueError):
-        _log.exception("the end of run %s is not listed", done.run)
-
-
-def _spent_in(events: Sequence[Event]) -> Spent:
-    by_model, inside = paid(events)
-    # of the means that the ledger reckons with, a few replies more or less are no matter
-    return Spent(by_model, {}, inside, 0.0)
+        return await Answering(self).branch(at.moment, question, note, output, samples, stop, budget)
 
 
 def _as_shown(options: SandboxOptions, dialect: Dialect) -> SandboxOptions:
@@ -627,15 +403,6 @@ def _as_shown(options: SandboxOptions, dialect: Dialect) -> SandboxOptions:
     }
     unchosen = {name: way for name, way in ways.items() if getattr(options, name) == getattr(plain, name)}
     return msgspec.structs.replace(options, **unchosen)
-
-
-def _client(model: object, name: str) -> Client:
-    """The client of a model name, or the client itself. Raises TypeError for what is neither."""
-    if isinstance(model, str):
-        return OpenAIClient(model)
-    if not hasattr(model, "complete") or not hasattr(model, "model"):
-        raise TypeError(f"{name} must be the name of a model or a Client, not {type(model).__name__}")
-    return cast(Client, model)
 
 
 BRIDGE_NAMES = frozenset({"llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched", "budget"})

@@ -10,7 +10,6 @@ import inspect
 import json
 import logging
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -21,14 +20,14 @@ import anyio.to_thread
 import msgspec
 
 from rlm_wasm import citations, contexts, prompts
+from rlm_wasm.beginnings import Resumed, Shared, Sharing, new_id
 from rlm_wasm.bounds import EndedEarly, within
 from rlm_wasm.branches import Moment, begun
-from rlm_wasm.bridge import Bridge, ChildAsked, Models, describe_functions, describe_sources
+from rlm_wasm.bridge import Bridge, ChildAsked, describe_functions, describe_sources
 from rlm_wasm.calls import told
 from rlm_wasm.cells import Cells
 from rlm_wasm.clients.protocol import Reply
 from rlm_wasm.conversation import Conversation, Way
-from rlm_wasm.dialects import HOUSE, Dialect
 from rlm_wasm.errors import (
     ClientError,
     LimitExceeded,
@@ -37,97 +36,30 @@ from rlm_wasm.errors import (
 )
 from rlm_wasm.events import (
     Emitter,
-    Event,
     HistoryShortened,
     IterationFinished,
     IterationStarted,
-    Record,
     RootAsked,
     RootStreamed,
     RunStarted,
     RunStopped,
 )
-from rlm_wasm.guards import Guards, Watch
-from rlm_wasm.limits import Budget, Limits, Usage
+from rlm_wasm.guards import Watch
+from rlm_wasm.limits import Usage
 from rlm_wasm.outputs import Output, Unfit
 from rlm_wasm.parsing import Parsed, final_is_literal
 from rlm_wasm.prompts import Message
-from rlm_wasm.sandbox import Checkpoint, Sandbox, SandboxPool
+from rlm_wasm.sandbox import Sandbox
 from rlm_wasm.sandbox.values import decode, encode
-from rlm_wasm.secrets import Secrets
 from rlm_wasm.store import RunFolder, State
-from rlm_wasm.survival import Checkpoints, Survivor
+from rlm_wasm.survival import Survivor
 from rlm_wasm.trajectory import CellRun, Completion, Iteration, StoppedBy, Trajectory
-from rlm_wasm.windows import Cutting, Window
+from rlm_wasm.windows import Window
 
 _log = logging.getLogger(__name__)
 
 # a cell's calls are given up when it ends, and a child's cell may take the 2.5 s that an interrupted one is given
 _CALLS_END_WITHIN = 5.0
-
-
-class Shared(msgspec.Struct, frozen=True):
-    """What a run and all its children have in common."""
-
-    models: Models
-    limits: Limits
-    own_functions: Mapping[str, Callable[..., Any]]
-    record: Record
-    max_concurrency: int
-    budget: Budget
-    pool: SandboxPool
-    model_calls: anyio.Semaphore
-    stop: anyio.Event | None
-    dialect: Dialect = HOUSE
-    guards: Guards = Guards()
-    cutting: Cutting = Cutting()
-    variables: Mapping[str, object] = {}
-    settings: Mapping[str, Any] = {}
-    # of a session, whose sandbox holds context and equipment since its first question, and what was said before this
-    held: bool = False
-    said: Sequence[tuple[str, str]] = ()
-    streaming: bool = False
-    checkpoints: Checkpoints | None = Checkpoints()
-    secrets: Secrets | None = None
-
-
-class Resumed(msgspec.Struct, frozen=True):
-    """Where a run goes on: after the `iterations`, as of `state`.
-
-    With `moment` it is another run that branches off there: its usage is its own, `more` is how many iterations it may
-    have beyond the limit, and `said` is what the model is told before it goes on.
-    """
-
-    state: State
-    checkpoint: Checkpoint | None
-    iterations: tuple[Iteration, ...]
-    events: tuple[Event, ...]
-    moment: Moment | None = None
-    more: int = 0
-    said: str = ""
-
-    @classmethod
-    def branch(cls, moment: Moment, *, more: int = 0, said: str = "") -> Resumed:
-        """A run that branches off another."""
-        state, checkpoint, iterations = moment.state, moment.checkpoint, moment.iterations
-        return cls(state, checkpoint, iterations, tuple(moment.events), moment, more, said)
-
-
-class Sharing:
-    """A run whose beginning others share: after `after` of its iterations, or fewer if it ends before.
-
-    `ready` is set then, and `moment` is where they may go on; None if it did not begin.
-    """
-
-    def __init__(self, after: int) -> None:
-        self.after = after
-        self.ready = anyio.Event()
-        self.moment: Moment | None = None
-
-
-def new_id() -> str:
-    """An id for a run."""
-    return uuid.uuid4().hex[:12]
 
 
 class Stopped(Exception):

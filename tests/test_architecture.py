@@ -26,6 +26,7 @@ LADDER = (
         "tables",
         "secrets",
         "cards",
+        "prices",
         "limits",
         "outputs",
         "parsing",
@@ -34,8 +35,9 @@ LADDER = (
     ),
     *("sandbox", "files", "corpora", "contexts", "citations", "images", "prompts", "events", "clients", "retrievers"),
     *("trace_file", "trajectory", "guards", "windows", "conversation", "calls", "bridge", "answers", "survival"),
-    *("store", "runs", "branches", "cells", "run", "plain", "sampling", "stream", "sessions", "questions"),
-    *("answers_file", "batches", "rlm", "router", "compat", "trace", "doctor", "demo", "integrations", "cli"),
+    *("store", "runs", "branches", "beginnings", "cells", "run", "plain", "sampling", "stream", "sessions"),
+    *("questions", "answers_file", "batches", "answering", "rlm", "router", "compat", "trace", "doctor", "demo"),
+    *("integrations", "cli"),
 )
 # What does nothing but hand on, for whoever has the thing in hand: to what makes something of it.
 ON_PURPOSE = {("trajectory", "trace"), ("trajectory", "branches"), ("clients", "trajectory")}

@@ -11,16 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from rlm_wasm.errors import LimitExceeded
-from rlm_wasm.limits import (
-    DEFAULT_PRICES,
-    Budget,
-    Limits,
-    ModelUsage,
-    Price,
-    Reservation,
-    Usage,
-    find_price,
-)
+from rlm_wasm.limits import Budget, Limits, ModelUsage, Reservation, Usage
+from rlm_wasm.prices import DEFAULT_PRICES, Price, find_price
 
 MODEL = "gpt-5-nano"
 DOLLAR_A_TOKEN = {"dear": Price(1_000_000, 1_000_000), "free": Price(0, 0)}

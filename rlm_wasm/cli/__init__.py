@@ -31,7 +31,8 @@ from rlm_wasm.events import Listener, RunStarted
 from rlm_wasm.files import Files
 from rlm_wasm.integrations.mcp import Shelf, serve_stdio
 from rlm_wasm.integrations.serve import ChatServer, is_loopback, serve
-from rlm_wasm.limits import DEFAULT_PRICES, Limits, find_price
+from rlm_wasm.limits import Limits
+from rlm_wasm.prices import DEFAULT_PRICES, find_price
 from rlm_wasm.rlm import RLM
 from rlm_wasm.sandbox import SandboxOptions
 from rlm_wasm.trace.lines import say, write_progress

@@ -18,7 +18,8 @@ from rlm_wasm.batches import CONCURRENCY
 from rlm_wasm.clients.connections import host_of
 from rlm_wasm.dialects import DIALECTS, HOUSE
 from rlm_wasm.integrations.serve import MAX_REQUEST_MB
-from rlm_wasm.limits import Limits, Price
+from rlm_wasm.limits import Limits
+from rlm_wasm.prices import Price
 
 # Whose file may say it: "any" file that is found; "lower" the same, but a limit is only lowered by a project's; "own"
 # the user's alone, since with it a file in a folder of somebody else's could send keys and texts elsewhere (base_url),

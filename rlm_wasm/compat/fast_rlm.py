@@ -22,8 +22,9 @@ from rlm_wasm.compat.fast_rlm_steps import Steps, log_path
 from rlm_wasm.compat.listening import tell
 from rlm_wasm.compat.refusals import Refused, check
 from rlm_wasm.errors import LimitExceeded, RLMError
-from rlm_wasm.limits import DEFAULT_PRICES, Limits, Price, find_price
+from rlm_wasm.limits import Limits
 from rlm_wasm.outputs import Output
+from rlm_wasm.prices import DEFAULT_PRICES, Price, find_price
 from rlm_wasm.rlm import RLM
 from rlm_wasm.trajectory import Completion
 

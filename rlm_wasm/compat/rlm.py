@@ -34,7 +34,8 @@ from rlm_wasm.compat.results import (
 )
 from rlm_wasm.dialects import Dialect, Offer
 from rlm_wasm.events import Listener
-from rlm_wasm.limits import Limits, Price
+from rlm_wasm.limits import Limits
+from rlm_wasm.prices import Price
 from rlm_wasm.rlm import RLM as Runtime
 from rlm_wasm.sandbox import SandboxPool
 from rlm_wasm.sandbox.variables import prepare

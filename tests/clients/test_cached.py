@@ -16,7 +16,8 @@ import pytest
 
 from rlm_wasm.clients import CachedClient, Message, Reply, ScriptedClient, cached
 from rlm_wasm.errors import ClientError
-from rlm_wasm.limits import Budget, Limits, Price
+from rlm_wasm.limits import Budget, Limits
+from rlm_wasm.prices import Price
 from rlm_wasm.prompts import RUN_PYTHON, Tool, ToolCall
 
 pytestmark = [pytest.mark.anyio, pytest.mark.both_backends]
