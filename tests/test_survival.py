@@ -157,7 +157,9 @@ async def test_cells_are_run_again_with_the_answers_that_they_had_and_nobody_is_
         await repl.run("try:\n    refuse()\nexcept FunctionError as error:\n    refusal = str(error)")
         await repl.run(OVERLAPPING)
         before = await repl.run("[chance, asked, refusal, came, random.random()]")
-        assert sorted(before[3]) == [[1, 4], [2, 5], [3, 3]]
+        # which of the threads is answered first is the scheduler's affair, and must be the same again
+        assert sorted(number for number, _ in before[3]) == [1, 2, 3]
+        assert sorted(place for _, place in before[3]) == [3, 4, 5]
         await repl.kill()
         assert await repl.run("[chance, asked, refusal, came]") == before[:4]
         assert repl.host.asked == {"ask": 5, "refuse": 1}

@@ -29,7 +29,7 @@ class Greeting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Initialized(Greeting, frozen=True, forbid_unknown_fields=True):
     deno: str
     v8: str
-    stages: list[tuple[str, float]]
+    stages: list[tuple[str, float]] = []
 
 
 class ImageMade(Greeting, frozen=True, forbid_unknown_fields=True):
