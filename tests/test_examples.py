@@ -22,6 +22,12 @@ EXPECTED: dict[str, list[str]] = {
         "the smallest: Cosmos after 3 iterations",
         "voted: Bion of ['Ariel', 'Bion', 'Bion']",
     ],
+    "tables": ["turtle: ", "inspect: "],
+    "packages": [
+        "a cell: XIV",
+        "not there: (installed here beside the standard library: roman 1.0; no others can be had)",
+        "answer: XXIX",
+    ],
     "checkpoints": [
         "taken: Counter, context, line, lines, words\n",
         "words: [('the', 3)]\nthe generator goes on: the second line\n",
