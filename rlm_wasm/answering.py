@@ -285,8 +285,7 @@ class Answering:
         """The context made ready. Files that stay on the host are closed with the stack, unless others use them."""
         given = asked.context
         prepared = await contexts.aprepare(given, errors=asked.errors, sandbox=self._rlm.sandbox, lazy=asked.lazy)
-        if isinstance(prepared.value, Corpus) and not isinstance(given, (Corpus, contexts.Context)):
-            stack.callback(prepared.value.close)
+        stack.callback(contexts.release, given, prepared)
         return prepared
 
     def _settings(self, asked: Asked) -> dict[str, Any]:

@@ -44,7 +44,7 @@ Answer = Callable[[Question, contexts.Context, Budget, anyio.Event], Awaitable[C
 class BatchOptions(TypedDict, total=False):
     """What `RLM.map` takes beside the questions.
 
-    `context`, `output` and `errors` are as in `acompletion`, for all questions that have none of their own.
+    `context`, `output`, `errors` and `lazy` are as in `acompletion`, for all questions that have none of their own.
     `concurrency` is how many are asked at once. `usd` (US dollars), `tokens` and `seconds` hold over all of them
     together; the limits of the RLM hold for each. `answers` is a file to which each answer is appended as it comes, and
     whose answers are not asked for again; `ask_again` says whether those that failed or were stopped are. `on_answered`
@@ -54,6 +54,7 @@ class BatchOptions(TypedDict, total=False):
     context: object
     output: Any
     errors: str
+    lazy: bool | None
     concurrency: int
     usd: float | None
     tokens: int | None
@@ -76,6 +77,7 @@ class Batch:
         context: object = None,
         output: Any = None,
         errors: str = "strict",
+        lazy: bool | None = None,
         concurrency: int = CONCURRENCY,
         usd: float | None = None,
         tokens: int | None = None,
@@ -90,7 +92,7 @@ class Batch:
         self._answer = answer
         self._open_budget = partial(open_budget, Limits(usd=usd, tokens=tokens, seconds=seconds, calls=None))
         self._questions = questions_of(questions)
-        self._context, self._output, self._errors = context, output, errors
+        self._context, self._output, self._errors, self._lazy = context, output, errors, lazy
         self._pool = pool
         self._concurrency = concurrency
         self._file = None if answers is None else AnswersFile(answers)
@@ -150,7 +152,9 @@ class Batch:
         async with AsyncExitStack() as stack:
             if self._file is not None:
                 await anyio.to_thread.run_sync(stack.enter_context, self._file)
-            shared = await anyio.to_thread.run_sync(partial(contexts.prepare, self._context, errors=self._errors))
+            prepare = partial(contexts.prepare, self._context, errors=self._errors, lazy=self._lazy)
+            shared = await anyio.to_thread.run_sync(prepare)
+            stack.callback(contexts.release, self._context, shared)
             keyed = await anyio.to_thread.run_sync(self._keyed, shared)
             self._budget = self._open_budget()
             self._began = time.monotonic()
@@ -173,7 +177,7 @@ class Batch:
         keyed: list[Answered] = []
         for question in self._questions:
             try:
-                own = digest if question.context is None else _digest(self._prepared(question, shared))
+                own = digest if question.context is None else self._own_digest(question, shared)
             except (OSError, ValueError, TypeError):
                 # it is asked, and fails of that
                 own = ""
@@ -188,7 +192,16 @@ class Batch:
         return keyed
 
     def _prepared(self, question: Question, shared: contexts.Context) -> contexts.Context:
-        return shared if question.context is None else contexts.prepare(question.context, errors=self._errors)
+        if question.context is None:
+            return shared
+        return contexts.prepare(question.context, errors=self._errors, lazy=self._lazy)
+
+    def _own_digest(self, question: Question, shared: contexts.Context) -> str:
+        prepared = self._prepared(question, shared)
+        try:
+            return _digest(prepared)
+        finally:
+            contexts.release(question.context, prepared)
 
     def _take_earlier(self, keyed: Sequence[Answered]) -> None:
         for place, known in enumerate(keyed):
@@ -251,7 +264,11 @@ class Batch:
             asked = msgspec.structs.replace(
                 question, output=self._output if question.output is None else question.output
             )
-            done = await self._answer(asked, context, self._budget, self._stop)
+            try:
+                done = await self._answer(asked, context, self._budget, self._stop)
+            finally:
+                if question.context is not None:
+                    contexts.release(question.context, context)
         except Exception as error:
             # any: a client and functions of the caller's own may raise what they like
             self._note(error)

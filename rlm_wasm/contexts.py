@@ -103,6 +103,12 @@ def prepare(
     return Context(value, describe(value))
 
 
+def release(given: object, prepared: Context) -> None:
+    """Close the files on the host that `prepare` has opened for a context; a corpus that was given stays open."""
+    if isinstance(prepared.value, Corpus) and not isinstance(given, (Corpus, Context)):
+        prepared.value.close()
+
+
 async def aprepare(
     context: object, *, errors: str = "strict", sandbox: SandboxOptions | None = None, lazy: bool | None = None
 ) -> Context:

@@ -82,6 +82,23 @@ async def answers(
         return await RLM(model, **options).amap(questions, **given)
 
 
+async def test_files_that_stay_on_the_host_are_read_by_all_questions_and_closed_at_the_end(tmp_path: Path) -> None:
+    shared, own = tmp_path / "shared.log", tmp_path / "own.log"
+    shared.write_text("an error\n" * 3)
+    own.write_text("an error\n")
+    model = Model(reply="```repl\nFINAL(context.count('error'))\n```")
+    questions = ["How many?", "Again?", Question("And there?", context=own)]
+    found = await answers(model, questions, context=shared, lazy=True)
+    assert [answered.response for answered in found] == [3, 3, 1]
+    assert not {str(shared), str(own)} & open_files()
+
+
+def open_files() -> set[str]:
+    """The files that this process has open, where the system says so."""
+    folder = Path("/proc/self/fd")
+    return {str(fd.resolve()) for fd in folder.iterdir()} if folder.exists() else set()
+
+
 def batch(model: Model, questions: Sequence[object], prices: dict[str, Price] | None = None, **given: Any) -> Batch:
     """A batch whose runs are one call of the model each, and answer with the length of the context."""
 

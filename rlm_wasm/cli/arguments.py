@@ -147,7 +147,7 @@ _REPORTED = ("json", "debug")
 # the settings that each command has, in the order of its help
 KEYS: Mapping[str, Sequence[str]] = {
     "ask": (*_RUN, "errors", "encoding", "lazy", "live", "trace", "store", "seed", *_REPORTED, "deno"),
-    "batch": (*_RUN, "concurrency", "errors", "encoding", "trace", "seed", *_REPORTED, "deno"),
+    "batch": (*_RUN, "concurrency", "errors", "encoding", "lazy", "trace", "seed", *_REPORTED, "deno"),
     "demo": (*_RUN, "live", "trace", "seed", *_REPORTED, "deno"),
     "doctor": (*_REPORTED, "deno"),
     "setup": (*_REPORTED, "deno"),

@@ -37,6 +37,7 @@ def answer_all(rlm: RLM, context: object, options: argparse.Namespace, set_by_si
             questions,
             context=context,
             errors=options.errors,
+            lazy=options.lazy,
             concurrency=options.concurrency,
             usd=options.usd,
             seconds=options.seconds,
