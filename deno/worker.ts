@@ -113,10 +113,11 @@ let loadings: typeof Loadings;
 let memory: PyodideModule;
 let takeSnapshot: Py["makeMemorySnapshot"];
 let images: typeof Images;
-let linkings: typeof Linkings;
+/** What is imported for packages alone. */
+let linkings: typeof Linkings | null = null;
 /** Packages, if there are any, and how long the table of functions was before a library was linked. */
 let packages: Packages.Archive | null = null;
-let packaging: typeof Packages;
+let packaging: typeof Packages | null = null;
 let tableBefore = 0;
 /** The pages of the checkpoint that is being taken: meanwhile Python has nothing of this realm. */
 let checkpoint: Images.Run[] | null = null;
@@ -331,13 +332,19 @@ function withPackages(create: CreateModule): CreateModule {
   return async (settings) => {
     const module = await create(settings);
     tableBefore = module.wasmTable.length;
-    if (packages) packaging.mount(module.FS, module.MEMFS, packages.files);
+    if (packages) packaging?.mount(module.FS, module.MEMFS, packages.files);
     return module;
   };
 }
 
 /** The record of what is linked, as bytes; none for nothing. Throws an error for what cannot be kept. */
 function recordLinks(): Uint8Array<ArrayBuffer> {
+  if (!linkings) {
+    const byName = memory.LDSO.loadedLibsByName;
+    const own = (memory.linked ?? []).find(({ name }) => typeof byName[name]?.exports === "object");
+    if (own) throw new Error(`a library that is in no package (${own.name}) is linked, and cannot be kept`);
+    return new Uint8Array();
+  }
   const kept = new Set(packages?.files.map(([path]) => path));
   return linkings.pack(linkings.record(memory, tableBefore, (name) => kept.has(name)));
 }
@@ -349,8 +356,8 @@ async function loadFromImage(
   create: CreateModule,
 ): Promise<Py> {
   const [header, packed] = images.splitHeader(head.header);
-  const links = linkings.unpack(packed);
-  const compiled = links && linkings.compile(links, packages?.files ?? []);
+  const links = linkings && linkings.unpack(packed);
+  const compiled = linkings && links && linkings.compile(links, packages?.files ?? []);
   compiled?.catch(() => {});
   const createFromImage = async (settings: Settings) => {
     reached("Pyodide's code");
@@ -361,7 +368,7 @@ async function loadFromImage(
       if (grown === 0) throw new RangeError("there is no memory for it");
       module._free(grown);
     }
-    if (links && compiled) linkings.link(module, links, await compiled);
+    if (linkings && links && compiled) linkings.link(module, links, await compiled);
     const boot = await arrivals.boot.promise;
     if (boot.type !== "boot" || !boot.body) throw new Error("the image's body was not sent");
     reached("the image here");
@@ -369,7 +376,7 @@ async function loadFromImage(
     module.API.restoreSnapshot = (header: Uint8Array) => {
       // Pyodide's own part checks the header and finds no memory behind it
       const described = check(header);
-      const used = Math.max(module._sbrk(0), links ? linkings.end(links) : 0);
+      const used = Math.max(module._sbrk(0), linkings && links ? linkings.end(links) : 0);
       images.restore(module.HEAPU8, used, head, boot.body!);
       reached("the image in its place");
       // at once: an idle jail has no reason to collect what it no longer uses
@@ -426,21 +433,22 @@ async function bootSandbox(
 async function start(): Promise<void> {
   const modules = await arrivals.modules.promise;
   let realm: typeof Realm, seeds: typeof Seeds;
-  [realm, images, loadings, seeds, packaging, linkings] = await Promise.all([
+  [realm, images, loadings, seeds] = await Promise.all([
     import(modules.realm),
     import(modules.image),
     import(modules.loading),
     import(modules.seed),
-    import(modules.packages),
-    import(modules.linking),
   ]);
   realm.removeOutside();
   for (const name of ["postMessage", "close"]) delete (globalThis as unknown as Settings)[name];
   const assets = await arrivals.assets.promise;
   const { head: packed, packages: archive } = await arrivals.prepared.promise;
   reached("files and the image's head");
-  packages = archive && packaging.readArchive(archive);
   const head = packed && images.readHead(packed);
+  if (archive || (head && images.splitHeader(head.header)[1].length > 0)) {
+    [packaging, linkings] = await Promise.all([import(modules.packages), import(modules.linking)]);
+  }
+  packages = archive && packaging!.readArchive(archive);
   const script = compile(assets.asm, head?.code.length ? head.code : undefined);
   if (!head && (await arrivals.boot.promise).type === "make_image") {
     await makeImage(assets, script);
