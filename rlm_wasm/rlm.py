@@ -332,8 +332,10 @@ class RLM:
             given = Asked(asked.question, None, asked.output, errors)
             return await Answering(self).answer(given, stop, None, pool=pool, asking=asked)
 
-        prepared = None if saved else contexts.prepare(context, errors=errors, sandbox=self.sandbox, lazy=lazy)
-        return Session(answer, self.sandbox, prepared, saved)
+        if saved:
+            return Session(answer, self.sandbox, None, saved)
+        prepared = contexts.prepare(context, errors=errors, sandbox=self.sandbox, lazy=lazy)
+        return Session(answer, self.sandbox, prepared, release=partial(contexts.release, context, prepared))
 
     async def resume(self, run: str, *, output: Any = None, stop: anyio.Event | None = None) -> Completion:
         """Go on with a run of `store` after its last finished iteration; of one that is over, give its completion.

@@ -157,7 +157,10 @@ class Router:
             raise ValueError("the question is empty: say what to answer about the context")
         prepared = await contexts.aprepare(context, errors=errors, sandbox=self.rlm.sandbox)
         asked = _Asked(question, prepared, output, stop)
-        return await _Routing(self.rlm, asked).answer(self.threshold_chars, self._chosen(question))
+        try:
+            return await _Routing(self.rlm, asked).answer(self.threshold_chars, self._chosen(question))
+        finally:
+            contexts.release(context, prepared)
 
     def _chosen(self, question: str) -> Profile:
         if isinstance(self._profile, Profile):

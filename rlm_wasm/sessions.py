@@ -71,8 +71,10 @@ class Session:
         options: SandboxOptions,
         context: contexts.Context | None,
         saved: str | PathLike[str] | None = None,
+        release: Callable[[], None] = lambda: None,
     ) -> None:
         self._answer = answer
+        self._release = release
         self._options = options
         self._context = context
         self._saved = saved
@@ -106,8 +108,7 @@ class Session:
 
     async def __aexit__(self, *exception: Any) -> bool | None:
         pool, self._pool = self._opened(), None
-        if self._context is not None and isinstance(self._context.value, Corpus):
-            self._context.value.close()
+        self._release()
         return await pool.__aexit__(*exception)
 
     def _opened(self) -> KeptPool:

@@ -41,6 +41,12 @@ async def ran(context: object, *cells: str, lazy: bool | None = True, **given: A
         return await rlm.acompletion("What?", context=context, lazy=lazy)
 
 
+def held_open(folder: Path) -> list[str]:
+    """The names of the folder's files that this process holds open."""
+    opened = [Path("/proc/self/fd", number) for number in os.listdir("/proc/self/fd")]
+    return [link.readlink().name for link in opened if link.is_symlink() and link.readlink().parent == folder]
+
+
 def errors_of(done: Completion) -> list[str | None]:
     return [cell.error for iteration in done.trajectory for cell in iteration.cells]
 
@@ -200,6 +206,31 @@ async def test_a_session_over_it_asks_on_and_is_not_saved(folder: Path, tmp_path
             assert (await session.ask("What?")).response == "all"
             with pytest.raises(ValueError, match="stays on the host"):
                 await session.save(tmp_path / "session")
+
+
+async def test_a_session_closes_what_it_has_opened_and_not_what_it_was_given(folder: Path) -> None:
+    def rlm() -> RLM:
+        return RLM(ScriptedClient(["```repl\nFINAL(context.find('all'))\n```"]))
+
+    with anyio.fail_after(60), Corpus.open(folder) as corpus:
+        for given, kept in ((folder, False), (corpus, True)):
+            async with rlm().session(context=given, lazy=True) as session:
+                assert (await session.ask("Where?")).response == 8
+                assert "a.log" in held_open(folder)
+            assert ("a.log" in held_open(folder)) is kept
+
+
+async def test_a_router_closes_what_it_has_opened(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contexts, "lazy_from", lambda: 1_000_000)
+    seen: list[str] = []
+    rlm = RLM(
+        ScriptedClient(["```repl\nFINAL([context.find('all'), look()])\n```"]),
+        functions={"look": lambda: seen.extend(held_open(folder))},
+    )
+    with anyio.fail_after(60):
+        routed = await Router(rlm).acompletion("Where?", context=folder)
+    assert (routed.route, routed.response) == ("rlm", [8, None])
+    assert ("a.log" in seen, held_open(folder)) == (True, [])
 
 
 async def test_a_router_never_puts_it_into_a_prompt(folder: Path) -> None:
