@@ -153,12 +153,12 @@ class Survivor:
         self._at_most_mb = None if checkpoints is None else checkpoints.mb
         self._clock = clock
         self._began = clock()
-        # what was done since the last checkpoint; and since the last that is kept for good, if there is one
-        self._steps: list[Step] = []
+        # what was done since the last checkpoint that is kept for good, or from the beginning, and the cells before it
         self._done: list[Step] = []
         self._base: Checkpoint | None = None
         self._before_base = 0
-        self._checkpointed = 0
+        # how much of that is in the last checkpoint
+        self._in_checkpoint = 0
         self._names: tuple[str, ...] = ()
         self._chance: int | None = None
         self._checkpoint: Checkpoint | None = None
@@ -170,7 +170,7 @@ class Survivor:
         """
         if used:
             self._names = sandbox.names
-            self._did(Step(_EARLIER, _NOTHING, repeatable=False))
+            self._done.append(Step(_EARLIER, _NOTHING, repeatable=False))
             if self._schedule is not None:
                 self._schedule.ran(0.0, repeatable=False)
         elif not seeded:
@@ -183,7 +183,7 @@ class Survivor:
 
     def saved(self) -> tuple[Saved, Checkpoint | None]:
         """The REPL as it is now."""
-        return Saved(self._chance, self._checkpointed, self._names, list(self._steps)), self._checkpoint
+        return Saved(self._chance, self._checkpointed, self._names, self._steps), self._checkpoint
 
     def moment(self) -> tuple[Saved, Checkpoint | None]:
         """The REPL as it is now, as it can be had again later too: of what is kept for good."""
@@ -198,9 +198,9 @@ class Survivor:
 
         Raises SandboxError.
         """
-        self._checkpoint, self._checkpointed = checkpoint, saved.checkpointed
-        self._base, self._before_base = checkpoint, saved.checkpointed
-        self._names, self._steps, self._done = saved.names, list(saved.steps), list(saved.steps)
+        self._checkpoint = self._base = checkpoint
+        self._before_base, self._in_checkpoint = saved.checkpointed, 0
+        self._names, self._done = saved.names, list(saved.steps)
         fresh, self._child = self._child, None
         return await self.come_back(fresh)
 
@@ -221,7 +221,7 @@ class Survivor:
                 raise
             # what a cell asked for and did not wait for may come sooner another time
             repeatable = executed.repeatable and all(answer.place >= 0 for answer in answers)
-            self._did(Step(code, _plain(executed), answers, repeatable=repeatable))
+            self._done.append(Step(code, _plain(executed), answers, repeatable=repeatable))
             self._names = executed.names
             if self._schedule is not None:
                 self._schedule.ran(executed.seconds, repeatable=repeatable)
@@ -232,11 +232,17 @@ class Survivor:
         """Set variables. Raises what `Sandbox.load` raises."""
         await self._here()
         await self._sandbox.load_once(**variables)
-        self._did(Step(variables=encode(variables)))
+        self._done.append(Step(variables=encode(variables)))
 
-    def _did(self, step: Step) -> None:
-        self._steps.append(step)
-        self._done.append(step)
+    @property
+    def _steps(self) -> list[Step]:
+        """What was done since the last checkpoint."""
+        return self._done[self._in_checkpoint :]
+
+    @property
+    def _checkpointed(self) -> int:
+        """How many cells are in the last checkpoint."""
+        return self._before_base + _cells(self._done[: self._in_checkpoint])
 
     async def get(self, name: str) -> Any:
         """The value of a variable. Raises what `Sandbox.get` raises."""
@@ -288,11 +294,10 @@ class Survivor:
             # a thread that waits, say, or a child that is gone: the cells are known all the same
             return False
         self._sandbox.start_from(checkpoint)
-        self._checkpoint = checkpoint
-        self._checkpointed += _cells(self._steps)
-        self._steps = []
+        self._checkpoint, self._in_checkpoint = checkpoint, len(self._done)
         if keep:
-            self._base, self._before_base, self._done = checkpoint, self._checkpointed, []
+            self._before_base, self._base = self._checkpointed, checkpoint
+            self._done, self._in_checkpoint = [], 0
         await self.on_saved()
         return True
 
@@ -303,7 +308,8 @@ class Survivor:
 
         `fresh`: one that is there already. Raises SandboxError if no child could be started.
         """
-        upto = next((index for index, step in enumerate(self._steps) if not step.repeatable), len(self._steps))
+        steps = self._steps
+        upto = next((index for index, step in enumerate(steps) if not step.repeatable), len(steps))
         heard, self._sandbox.on_print = self._sandbox.on_print, None
         try:
             while True:
@@ -316,8 +322,8 @@ class Survivor:
                 upto = done
         finally:
             self._sandbox.on_print = heard
-        undone, self._steps = self._steps[upto:], self._steps[:upto]
-        self._done = self._done[: len(self._done) - len(undone)]
+        undone = steps[upto:]
+        del self._done[self._in_checkpoint + upto :]
         names = self._sandbox.names
         lost, self._names = tuple(name for name in self._names if name not in names), names
         self._child = child
@@ -365,7 +371,7 @@ class Survivor:
             return
         try:
             await self._sandbox.load_once(**variables)
-            self._did(Step(variables=encode(variables)))
+            self._done.append(Step(variables=encode(variables)))
         except (SandboxError, ValueError):
             # if the child is gone, the next cell finds that out
             return

@@ -222,7 +222,7 @@ async def test_where_a_cell_comes_to_something_else_it_and_what_follows_are_undo
         await repl.run("mine = 5; more = ask(0)\nprint('one')")
         await repl.run("last = 6")
         # as if the same code did something else this time
-        steps = repl.survivor._steps
+        steps = repl.survivor._done
         steps[1] = msgspec.structs.replace(steps[1], code=changed)
         await repl.kill()
         assert await repl.run("[mine, 'more' in globals(), 'last' in globals()]") == [1, False, False]
