@@ -21,7 +21,7 @@ from rlm_wasm.beginnings import Resumed, Shared, Sharing, new_id
 from rlm_wasm.branches import Moment
 from rlm_wasm.bridge import Models
 from rlm_wasm.clients.openai import OpenAIClient
-from rlm_wasm.clients.protocol import Client, Message, Reply
+from rlm_wasm.clients.protocol import Client
 from rlm_wasm.corpora import Corpus
 from rlm_wasm.dialects import Dialect
 from rlm_wasm.events import Event, Listener, Record, hears_pieces
@@ -31,7 +31,7 @@ from rlm_wasm.outputs import Output
 from rlm_wasm.plain import PlainCall
 from rlm_wasm.run import Run
 from rlm_wasm.runs import Store, pruned
-from rlm_wasm.sampling import Choose, Samples, choose, gathered, together
+from rlm_wasm.sampling import Samples, choose, gathered, together
 from rlm_wasm.sandbox import SandboxOptions, SandboxPool
 from rlm_wasm.secrets import Secrets
 from rlm_wasm.sessions import Asking
@@ -251,9 +251,9 @@ class Answering:
         """The one of several runs that is chosen; they go on from one state, after what they share."""
         if samples.count == 1:
             return await begin(resumed=resumed).answer()
-        way = None if samples.choose == "vote" else samples.choose
-        judging = isinstance(way, str) or hasattr(way, "complete")
-        client = client_of(way, "Samples.choose") if judging else None
+        way = samples.choose
+        by = way if callable(way) and not hasattr(way, "complete") else None
+        client = None if way == "vote" or by else client_of(way, "Samples.choose")
         started = time.monotonic()
         before = 0 if resumed is None else resumed.state.number
         sharing = Sharing(before + samples.after)
@@ -267,19 +267,11 @@ class Answering:
 
         first = begin(resumed=resumed, sharing=sharing).answer
         done = await gathered(first, sharing.ready, other, count=samples.count, at_once=self._rlm.max_concurrency)
-        judged = Usage()
-
-        async def judge(client: Client, messages: Sequence[Message], question: str) -> Reply:
-            nonlocal judged
-            models = msgspec.structs.replace(self._rlm.models, root=client)
-            call = PlainCall(models, shared.budget, shared.record)
-            try:
-                return await call.ask(messages, question=question, context="(answers to choose from)", stop=shared.stop)
-            finally:
-                judged = call.usage
-
-        chosen = await choose(client or cast("Choose | None", way), done, question, judge if client else None)
-        return together(done, chosen, judged, time.monotonic() - started)
+        models = msgspec.structs.replace(shared.models, root=client or shared.models.root)
+        judge = PlainCall(models, shared.budget, shared.record)
+        ask = partial(judge.ask, question=question, context="(answers to choose from)", stop=shared.stop)
+        chosen = await choose(done, question, by, ask if client else None)
+        return together(done, chosen, judge.usage, time.monotonic() - started)
 
     async def _prepared(self, asked: Asked, stack: AsyncExitStack) -> contexts.Context:
         """The context made ready. Files that stay on the host are closed with the stack, unless others use them."""

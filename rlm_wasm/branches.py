@@ -59,10 +59,9 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
         answered = {**survivor.answers.functions, **self.context.functions}
         async with begun(self.options, answered, self.checkpoint) as sandbox:
             survivor.begin_as(self.state.repl)
-            if self.checkpoint is None:
-                await sandbox.load(**self.context.among(self.variables))
-                await sandbox.equip((*self.context.equipment, *self.dialect.equipment), self.dialect.library)
-            await survivor.hold(sandbox, seeded=self.checkpoint is not None or sandbox.options.seed is not None)
+            await furnish(
+                sandbox, survivor, self.context, self.variables, self.dialect, restored=self.checkpoint is not None
+            )
             self.check(await survivor.go_on(self.state.repl, self.checkpoint))
             # what was recorded is answered; what is asked now is not
             survivor.answers.record()
@@ -86,6 +85,26 @@ def begun(options: SandboxOptions, functions: Mapping[str, HostFunction], checkp
     """
     own = msgspec.structs.replace(options, functions=functions)
     return Sandbox(options=own) if checkpoint is None else Sandbox.restore(checkpoint, options=own)
+
+
+async def furnish(
+    sandbox: Sandbox,
+    survivor: Survivor,
+    context: Context,
+    variables: Mapping[str, object],
+    dialect: Dialect,
+    *,
+    restored: bool,
+    used: bool = False,
+) -> None:
+    """Put into a sandbox what stands there before a run's first cell, and let `survivor` hold it.
+
+    One that was `restored` of a checkpoint, or that earlier questions have `used`, has it already.
+    """
+    if not (restored or used):
+        await sandbox.load(**context.among(variables))
+        await sandbox.equip((*context.equipment, *dialect.equipment), dialect.library)
+    await survivor.hold(sandbox, seeded=restored or sandbox.options.seed is not None, used=used)
 
 
 def _no_run(*_: object, **__: object) -> None:

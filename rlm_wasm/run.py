@@ -22,7 +22,7 @@ import msgspec
 from rlm_wasm import citations, contexts, prompts
 from rlm_wasm.beginnings import Resumed, Shared, Sharing, new_id
 from rlm_wasm.bounds import EndedEarly, within
-from rlm_wasm.branches import Moment, begun
+from rlm_wasm.branches import Moment, begun, furnish
 from rlm_wasm.bridge import Bridge, ChildAsked, describe_functions, describe_sources
 from rlm_wasm.calls import told
 from rlm_wasm.cells import Cells
@@ -245,12 +245,15 @@ class Run:
         lent = shared.pool.lend(functions) if restored is None else begun(shared.pool.options, functions, restored)
         async with lent as sandbox:
             cells = Cells(sandbox, survivor, self._emitter, self._dialect, self._watch)
-            used = shared.held and self._depth == 0
-            if not used and restored is None:
-                await sandbox.load(**self._context.among(shared.variables))
-                await sandbox.equip((*self._context.equipment, *self._dialect.equipment), self._dialect.library)
-            seeded = restored is not None or sandbox.options.seed is not None
-            await survivor.hold(sandbox, seeded=seeded, used=used)
+            await furnish(
+                sandbox,
+                survivor,
+                self._context,
+                shared.variables,
+                self._dialect,
+                restored=restored is not None,
+                used=shared.held and self._depth == 0,
+            )
             before = number = await self._open(sandbox, survivor, cells)
             try:
                 await self._keep(survivor, cells, number)

@@ -47,7 +47,7 @@ class Store(msgspec.Struct, frozen=True):
 class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
     """One run of a store. `unfinished` ones can be resumed; `damaged` ones cannot be read.
 
-    `began` and `changed` are seconds since 1970; `summary` is None for a damaged one; `size` is in bytes.
+    `changed` is in seconds since 1970, `size` in bytes; `summary` is None for a damaged one.
     """
 
     run: str

@@ -9,7 +9,7 @@ import inspect
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal
 
 import anyio
 import msgspec
@@ -23,6 +23,7 @@ from rlm_wasm.sandbox.values import encode
 from rlm_wasm.trajectory import Completion
 
 Choose = Callable[[Sequence[Completion]], int | Awaitable[int]]
+Judge = Callable[[Sequence[Message]], Awaitable[Reply]]
 
 
 class Samples(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,12 +46,6 @@ class Samples(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"samples must be 1 or more, not {self.count!r}")
         if self.after < 0:
             raise ValueError(f"Samples.after must be 0 or more, not {self.after!r}")
-
-
-class Judge(Protocol):
-    """Asks a model once, in the budget and the record of the samples."""
-
-    async def __call__(self, client: Client, messages: Sequence[Message], question: str) -> Reply: ...
 
 
 async def gathered(
@@ -101,10 +96,8 @@ async def gathered(
     return [completion for completion in done if completion is not None]
 
 
-async def choose(
-    way: Choose | Client | None, done: Sequence[Completion], question: str, judge: Judge | None = None
-) -> int:
-    """The index of the one among the completions that is chosen: by a function, by a model, or (None) by their votes.
+async def choose(done: Sequence[Completion], question: str, by: Choose | None, judge: Judge | None) -> int:
+    """The index of the one among the completions that is chosen: by a function, by a model, or else by their votes.
 
     Raises what a caller's own function raises, TypeError or IndexError for what is no index of it, ClientError and
     LimitExceeded if the model cannot be asked.
@@ -114,13 +107,13 @@ async def choose(
     if not answered:
         # none has an answer: the one that went furthest
         return max(range(len(done)), key=lambda index: len(done[index].trajectory))
-    if way is not None and judge is None:
-        return answered[await _by_function(cast(Choose, way), [done[index] for index in answered])]
+    if by is not None:
+        return answered[await _by_function(by, [done[index] for index in answered])]
     ballots = [_ballot(done[index].response) for index in answered]
     candidates = list(Counter(ballots))
     best = Counter(ballots).most_common(1)[0][0]
     if judge is not None and len(candidates) > 1:
-        reply = await judge(cast(Client, way), prompts.judge(question, candidates), question)
+        reply = await judge(prompts.judge(question, candidates))
         named = re.findall(r"\d+", without_thought(reply.text) or "")
         # one that does not say leaves it to the votes
         if named and 1 <= int(named[-1][:9]) <= len(candidates):

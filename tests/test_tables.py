@@ -316,7 +316,7 @@ async def test_frames_that_samples_give_are_compared_by_all_their_rows() -> None
         given: dict[str, Any] = {"question": "?", "stopped_by": "final", "usage": Usage(), "trajectory": Trajectory([])}
         return Completion(response=frame, seconds=0.0, run="run", depth=0, **given)
 
-    assert await choose(None, [ended(1), ended(2), ended(2)], "?") == 1
+    assert await choose([ended(1), ended(2), ended(2)], "?", None, None) == 1
 
 
 def test_a_prepared_table_is_no_text_and_stays_as_it_is_when_it_is_prepared_again() -> None:
