@@ -34,8 +34,8 @@ const MB = 1024 * 1024, PAGE = 4096;
 const MOST = (MAX_MEMORY_MB + BOOT_MB) * MB;
 /** What the memory of an interpreter depends on, beside Pyodide; `rlm_wasm/sandbox/process.py` has the same list. */
 const SOURCES =
-  ("assets.ts awaits.py clock.ts equipment.py files.py image.ts linking.ts loading.ts main.ts names.py output.py " +
-    "packages.py packages.ts peer.ts prelude.py realm.ts sandbox.ts seed.ts threads.py tracebacks.py values.py " +
+  ("assets.ts awaits.py clock.ts equipment.py files.py glue.ts image.ts linking.ts loading.ts main.ts names.py output.py " +
+    "packages.py packages.ts peer.ts prelude.py realm.ts sandbox.ts seed.ts sources.ts threads.py tracebacks.py values.py " +
     "wire.ts worker.ts").split(" ");
 
 type Bytes = Uint8Array<ArrayBuffer>;
@@ -130,7 +130,7 @@ export class Checkpoint implements CheckpointFacts {
     return chosen ?? Math.max(this.memoryMb, needed);
   }
 
-  /** The head of the image that it is. The code cache is of an image of the caller's own: never is it a guest's. */
+  /** The head of the image that it is. The code is of an image of the caller's own: never is it a guest's. */
   head(codeOf: Bytes | undefined): Bytes {
     const code = codeOf ? readHead(codeOf.slice(0, headLength(codeOf))).code : new Uint8Array();
     return packHead(code, this.memoryBytes, this.header, this.runs);

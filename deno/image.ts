@@ -1,26 +1,26 @@
 /**
- * The memory image of a booted interpreter: its pages that are not zero, and V8's cache of the code around it. Made
+ * The memory image of a booted interpreter: its pages that are not zero, and the code around it (glue.ts). Made
  * once, in a jail that never saw anybody's data; a start from one takes an eighth of the time. Handed to the jail beside
  * `worker.ts`.
  *
  * An image is a head, which the jail can use while the rest is still on its way, and a body:
  *
- *     head   magic "RLMI", version, bytes of code cache, bytes of memory, bytes of Pyodide's own header, count of runs
- *            (each 32 bits, little-endian); the code cache; Pyodide's header
+ *     head   magic "RLMI", version, bytes of code, bytes of memory, bytes of Pyodide's own header, count of runs
+ *            (each 32 bits, little-endian); the code; Pyodide's header
  *     body   for each run of pages its first address and its length, in bytes; the pages of all runs
  *
  * @module
  */
 
 const MAGIC = 0x494d4c52, VERSION = 1, FIELDS = 6, PAGE = 4096;
-/** Bytes of the head before the code cache. */
+/** Bytes of the head before the code. */
 export const HEAD_FIELDS = 4 * FIELDS;
 
 /** What a jail needs of the head. */
 export interface Head {
   /** Bytes of the interpreter's memory. */
   memoryBytes: number;
-  /** V8's cache of the compiled code around the interpreter. */
+  /** The code around the interpreter, as glue.ts packs it. */
   code: Uint8Array<ArrayBuffer>;
   /** What Pyodide wrote before the memory (its build, the JavaScript objects it refers to), and what is linked. */
   header: Uint8Array<ArrayBuffer>;
@@ -38,6 +38,11 @@ export function headLength(image: Uint8Array): number {
   if (image.byteLength < HEAD_FIELDS || fields.getUint32(0, true) !== MAGIC) throw new RangeError("no image");
   if (fields.getUint32(4, true) !== VERSION) throw new RangeError("an image of another version");
   return HEAD_FIELDS + padded(fields.getUint32(8, true)) + padded(fields.getUint32(16, true));
+}
+
+/** Whether a head has code in it; one that a checkpoint was given may have none. */
+export function hasCode(head: Uint8Array): boolean {
+  return new DataView(head.buffer, head.byteOffset, head.byteLength).getUint32(8, true) > 0;
 }
 
 /** Read a head. Throws RangeError for what is none. */
@@ -93,7 +98,7 @@ export function splitHeader(
   return [header.slice(0, length), header.subarray(length)];
 }
 
-/** Make an image of what Pyodide's `makeMemorySnapshot` gave, of the record of what is linked, and of a code cache. */
+/** Make an image of what Pyodide's `makeMemorySnapshot` gave, of the record of what is linked, and of code. */
 export function packImage(
   snapshot: Uint8Array<ArrayBuffer>,
   links: Uint8Array,

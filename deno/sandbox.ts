@@ -6,8 +6,9 @@
  */
 
 import { ComputingClock, loadNode } from "./clock.ts";
-import { headLength } from "./image.ts";
+import { hasCode, headLength } from "./image.ts";
 import type { Form } from "./loading.ts";
+import glueSource from "./glue.ts" with { type: "text" };
 import imageSource from "./image.ts" with { type: "text" };
 import linkingSource from "./linking.ts" with { type: "text" };
 import loadingSource from "./loading.ts" with { type: "text" };
@@ -33,6 +34,7 @@ const PLATFORM = { abi_version: "2026_0", arch: "wasm32", platform: "emscripten_
 /** What the jail imports beside itself. */
 const JAIL_MODULES = [
   ["realm", realmSource],
+  ["glue", glueSource],
   ["image", imageSource],
   ["linking", linkingSource],
   ["loading", loadingSource],
@@ -68,11 +70,10 @@ export type ToJail =
   | {
     type: "assets";
     pyodide: string;
-    asm: string;
     stdlib: Uint8Array<ArrayBuffer>;
     platform: typeof PLATFORM;
-    modules: [name: string, source: string][];
   }
+  | { type: "sources"; asm: string; modules: [name: string, source: string][] }
   | { type: "wasm"; module: WebAssembly.Module }
   | { type: "prepare"; head: Uint8Array<ArrayBuffer> | null; packages: Uint8Array<ArrayBuffer> | null }
   | { type: "make_image" }
@@ -193,6 +194,7 @@ export class Sandbox {
   #idle = true;
   #idleAsked = 0;
   #idleAnswered = 0;
+  #assetsSent: Promise<void>;
   #booted = Promise.withResolvers<unknown>();
   #ready = false;
 
@@ -217,29 +219,35 @@ export class Sandbox {
     };
     // whoever boots it hears of a failure; nobody may
     this.#booted.promise.catch(() => {});
-    this.#sendAssets().catch((error) => this.#die(new SandboxDead(`its files: ${(error as Error).message}`)));
+    this.#assetsSent = this.#sendAssets().catch(this.#lacksFiles);
   }
+
+  #lacksFiles = (error: Error) => this.#die(new SandboxDead(`its files: ${error.message}`));
 
   /** What the jail needs of files. Imports that are written out need no permission; meanwhile the jail starts. */
   async #sendAssets(): Promise<void> {
     const urls = JAIL_MODULES.map(([name, source]) => [name, blobUrl(source, "application/typescript")]);
     this.#post({ type: "modules", ...Object.fromEntries(urls) });
-    const { asmSource, pyodideSource, PYTHON_MODULES, STDLIB } = await import("./assets.ts");
-    this.#post({
-      type: "assets",
-      pyodide: blobUrl(pyodideSource),
-      asm: asmSource,
-      stdlib: STDLIB,
-      platform: PLATFORM,
-      modules: PYTHON_MODULES,
-    }, [STDLIB.buffer]);
+    const { pyodideSource, STDLIB } = await import("./assets.ts");
+    const pyodide = blobUrl(pyodideSource);
+    this.#post({ type: "assets", pyodide, stdlib: STDLIB, platform: PLATFORM }, [STDLIB.buffer]);
   }
 
-  /** CPython itself: from the host, which has it at hand, or as a file, which takes Deno longer. */
+  /** What an image would have in it. */
+  async #sendSources(): Promise<void> {
+    const { asmSource, PYTHON_MODULES } = await import("./sources.ts");
+    this.#post({ type: "sources", asm: asmSource, modules: PYTHON_MODULES });
+  }
+
+  /**
+   * CPython itself: from the host, which has it at hand, or as a file, which takes Deno longer. Compiled here and at
+   * once, which is half the work of `WebAssembly.compile` in other threads; the jail has enough to do meanwhile.
+   */
   async #sendWasm(given: Uint8Array<ArrayBuffer> | null): Promise<void> {
+    await this.#assetsSent;
     const wasm = given ??
       (await import("./pyodide/pyodide.asm.wasm", { with: { type: "bytes" } })).default;
-    this.#post({ type: "wasm", module: await WebAssembly.compile(wasm) });
+    this.#post({ type: "wasm", module: new WebAssembly.Module(wasm) });
     // V8 has a copy of its own, and the module map would hold this one for ever
     wasm.buffer.transfer(0);
   }
@@ -260,6 +268,7 @@ export class Sandbox {
   ): void {
     if (this.#prepared) return;
     this.#prepared = true;
+    if (!head || !hasCode(head)) this.#sendSources().catch(this.#lacksFiles);
     this.#post({ type: "prepare", head, packages }, packages ? [packages.buffer] : []);
     this.#sendWasm(wasm).catch((error) => this.#die(new SandboxDead(`its WebAssembly: ${error.message}`)));
   }

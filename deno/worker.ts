@@ -6,8 +6,9 @@
  * @module
  */
 
-import vm from "node:vm";
+import type vm from "node:vm";
 
+import type * as Glues from "./glue.ts";
 import type * as Images from "./image.ts";
 import type * as Linkings from "./linking.ts";
 import type * as Loadings from "./loading.ts";
@@ -18,6 +19,7 @@ import type { FromJail, Stage, ToJail } from "./sandbox.ts";
 
 type Modules = Extract<ToJail, { type: "modules" }>;
 type Assets = Extract<ToJail, { type: "assets" }>;
+type Sources = Extract<ToJail, { type: "sources" }>;
 type Prepared = Extract<ToJail, { type: "prepare" }>;
 type Boot = Extract<ToJail, { type: "boot" | "make_image" }>;
 type CreateModule = (settings: Settings) => Promise<PyodideModule>;
@@ -51,7 +53,7 @@ interface Py {
   FS: { writeFile(path: string, text: string): void; mkdirTree(path: string): void };
 }
 /** Emscripten's module, with Pyodide's part of it. */
-interface PyodideModule extends Loadings.Module, Linkings.Module {
+interface PyodideModule extends Loadings.Module, Linkings.Module, Glues.Module {
   FS: Packages.FileSystem;
   MEMFS: Packages.Nodes;
   API: { restoreSnapshot(snapshot: Uint8Array): unknown };
@@ -113,6 +115,7 @@ let loadings: typeof Loadings;
 let memory: PyodideModule;
 let takeSnapshot: Py["makeMemorySnapshot"];
 let images: typeof Images;
+let glue: typeof Glues;
 /** What is imported for packages alone. */
 let linkings: typeof Linkings | null = null;
 /** Packages, if there are any, and how long the table of functions was before a library was linked. */
@@ -231,6 +234,7 @@ const bridge = {
 const arrivals = {
   modules: Promise.withResolvers<Modules>(),
   assets: Promise.withResolvers<Assets>(),
+  sources: Promise.withResolvers<Sources>(),
   wasm: Promise.withResolvers<WebAssembly.Module>(),
   prepared: Promise.withResolvers<Prepared>(),
   boot: Promise.withResolvers<Boot>(),
@@ -249,59 +253,6 @@ function serveFiles(stdlib: Uint8Array<ArrayBuffer>): void {
     return Promise.reject(new Error(`nothing can be fetched: ${address}`));
   };
   (globalThis as unknown as Settings).fetch = serve;
-}
-
-/** Where in a PyThreadState the pointer to its current frame is; CPython itself says so in its debug offsets. */
-const CURRENT_FRAME = 52;
-const NOTED = "alignMemory(getMemory(metadata.memorySize+memAlign),memAlign):0;" +
-  "var tableBase=metadata.tableSize?wasmTable.length:0;" +
-  "if(flags.at){memoryBase=flags.at.memory;tableBase=flags.at.table}" +
-  "(Module.linked??=[]).push({name:libName,memory:memoryBase,bytes:metadata.memorySize,table:tableBase," +
-  "entries:metadata.tableSize});";
-/**
- * What is changed in Pyodide's code. As a script, and not as a module, it can be had from a cache. The exports of
- * CPython are entered into the table for dynamic linking when one is linked to, not all 8,560 at every start. And the
- * frames of a suspended stack are hidden from the garbage collector, which does not need them and would walk through
- * memory that other stacks have taken since (Pyodide's issue 6464).
- */
-const CHANGES: [was: string, is: string][] = [
-  ["export default _createPyodideModule;", "_createPyodideModule"],
-  [
-    "updateGOT(origExports);",
-    "updateGOT(Object.fromEntries(Object.entries(origExports).filter(([n])=>n in GOT)));",
-  ],
-  [
-    "const stackState=new StackState;return{",
-    `const stackState=new StackState;const at=threadState+${CURRENT_FRAME}>>>2;const frame=HEAPU32[at];` +
-    "HEAPU32[at]=0;return{at,frame,",
-  ],
-  ["state.stackState.restore();", "state.stackState.restore();HEAPU32[state.at]=state.frame;"],
-  // where a library is linked, and what the table of functions gets beside, is noted (linking.ts); one that is linked
-  // again is put where it was, and its data are not made anew
-  [
-    "alignMemory(getMemory(metadata.memorySize+memAlign),memAlign):0;" +
-    "var tableBase=metadata.tableSize?wasmTable.length:0;",
-    NOTED,
-  ],
-  ["if(metadata.tableSize){wasmTable.grow", "if(metadata.tableSize&&!flags.at){wasmTable.grow"],
-  ["if(applyRelocs){if(", "if(applyRelocs&&!flags.at){if("],
-  ["if(init){if(runtime", "if(init&&!flags.at){if(runtime"],
-  [
-    "functionsInTableMap.set(func,ret);return ret};",
-    "functionsInTableMap.set(func,ret);(Module.entered??=[]).push([ret,func]);return ret};" +
-    "Module.noteEntry=(func,index)=>{functionsInTableMap?.set(func,index);(Module.entered??=[]).push([index,func])};",
-  ],
-];
-
-/** Pyodide's code, which is over a megabyte, compiled with the help of an image's cache. */
-function compile(source: string, cachedData: Uint8Array<ArrayBuffer> | undefined): vm.Script {
-  for (const [was, is] of CHANGES) {
-    if (source.split(was).length !== 2) throw new Error(`Pyodide's code has no ${was}`);
-    source = source.replace(was, is);
-  }
-  // a module is strict by itself
-  source = `"use strict";${source.replaceAll("import.meta.url", '"pyodide.asm.mjs"')}`;
-  return new vm.Script(source, { filename: "pyodide.asm.mjs", cachedData });
 }
 
 async function loadPyodide(
@@ -330,6 +281,7 @@ async function loadPyodide(
 /** Make Emscripten's module, and put the packages' files into its file system. */
 function withPackages(create: CreateModule): CreateModule {
   return async (settings) => {
+    settings.enterImports = () => glue.enterImports(settings as unknown as PyodideModule);
     const module = await create(settings);
     tableBefore = module.wasmTable.length;
     if (packages) packaging?.mount(module.FS, module.MEMFS, packages.files);
@@ -395,16 +347,18 @@ async function loadFromImage(
   });
 }
 
-function installPrelude(py: Py, modules: [name: string, source: string][]): void {
-  for (const [name, source] of modules) py.FS.writeFile(`${SITE_PACKAGES}/${name}.py`, source);
+async function installPrelude(py: Py): Promise<void> {
+  for (const [name, source] of (await arrivals.sources.promise).modules) {
+    py.FS.writeFile(`${SITE_PACKAGES}/${name}.py`, source);
+  }
   py.pyimport("rlm_prelude");
 }
 
 /** Make a memory image: a booted interpreter with the prelude in it, that never saw anybody's data. */
-async function makeImage(assets: Assets, script: vm.Script): Promise<void> {
+async function makeImage(assets: Assets, source: string, script: vm.Script): Promise<void> {
   const create = withPackages(script.runInThisContext());
   const py = await loadPyodide(assets, create, { _makeSnapshot: true });
-  installPrelude(py, assets.modules);
+  await installPrelude(py);
   memory = py._module;
   if (packages) py.pyimport("rlm_prelude").import_packages(JSON.stringify(packages.imports));
   const links = recordLinks();
@@ -413,7 +367,7 @@ async function makeImage(assets: Assets, script: vm.Script): Promise<void> {
   prelude = py.pyimport("rlm_prelude");
   prelude.connect(bridge, JSON.stringify({ functions: [], output_chars: 100, output_words: null }));
   await prelude.run_cell.callPromising("import asyncio\nprint(await asyncio.sleep(0))\n1", 1);
-  const image = images.packImage(snapshot, links, script.createCachedData());
+  const image = images.packImage(snapshot, links, glue.pack(source, script));
   send({ type: "image", image }, [image.buffer]);
 }
 
@@ -426,15 +380,16 @@ async function bootSandbox(
   const create = withPackages(script.runInThisContext());
   if (head) return await loadFromImage(assets, head, create);
   const py = await loadPyodide(assets, create, { _makeSnapshot: true });
-  installPrelude(py, assets.modules);
+  await installPrelude(py);
   return py;
 }
 
 async function start(): Promise<void> {
   const modules = await arrivals.modules.promise;
   let realm: typeof Realm, seeds: typeof Seeds;
-  [realm, images, loadings, seeds] = await Promise.all([
+  [realm, glue, images, loadings, seeds] = await Promise.all([
     import(modules.realm),
+    import(modules.glue),
     import(modules.image),
     import(modules.loading),
     import(modules.seed),
@@ -449,9 +404,12 @@ async function start(): Promise<void> {
     [packaging, linkings] = await Promise.all([import(modules.packages), import(modules.linking)]);
   }
   packages = archive && packaging!.readArchive(archive);
-  const script = compile(assets.asm, head?.code.length ? head.code : undefined);
+  const [source, cache] = head?.code.length
+    ? glue.unpack(head.code)
+    : [glue.changed((await arrivals.sources.promise).asm)];
+  const script = glue.compile(source, cache);
   if (!head && (await arrivals.boot.promise).type === "make_image") {
-    await makeImage(assets, script);
+    await makeImage(assets, source, script);
     return;
   }
   reached("CPython's code compiled");
@@ -609,6 +567,7 @@ function take(message: ToJail): void {
 jail.onmessage = ({ data }: MessageEvent<ToJail>) => {
   if (data.type === "modules") arrivals.modules.resolve(data);
   else if (data.type === "assets") arrivals.assets.resolve(data);
+  else if (data.type === "sources") arrivals.sources.resolve(data);
   else if (data.type === "wasm") arrivals.wasm.resolve(data.module);
   else if (data.type === "prepare") arrivals.prepared.resolve(data);
   else if (data.type === "boot" || data.type === "make_image") arrivals.boot.resolve(data);

@@ -127,7 +127,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
         return chosen or max(self.memory_mb, needed)
 
     def image(self, code_of: bytes | None) -> tuple[bytes, memoryview]:
-        """Head and body of the image that it is. The code cache is of an image of our own: never is it a guest's."""
+        """Head and body of the image that it is. The code is of an image of our own: never is it a guest's."""
         return images.head(code_of, self.memory_bytes, self.header, self.runs), memoryview(self.body)
 
     def save(self, path: str | PathLike[str]) -> None:

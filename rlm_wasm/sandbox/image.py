@@ -23,7 +23,7 @@ from rlm_wasm.sandbox.process import SOURCES, check_runtime, runtime_folder
 from rlm_wasm.whole_file import written_whole
 
 _MAGIC = b"rlm-wasm image 2\n"
-# magic, version, bytes of code cache, of memory, of Pyodide's header, count of runs of pages
+# magic, version, bytes of code, of memory, of Pyodide's header, count of runs of pages
 _FIELDS = struct.Struct("<6I")
 # of deno/image.ts
 _IMAGE_MAGIC, _IMAGE_VERSION = int.from_bytes(b"RLMI", "little"), 1
@@ -67,7 +67,7 @@ def build() -> str:
 
 
 def head(code_of: bytes | None, memory_bytes: int, header: bytes, runs: int) -> bytes:
-    """The head of an image of another memory, with the code cache of this one; None for no code cache."""
+    """The head of an image of another memory, with the code of this one; None for no code."""
     magic, version, code = _IMAGE_MAGIC, _IMAGE_VERSION, b""
     if code_of is not None:
         magic, version, length = _FIELDS.unpack_from(code_of)[:3]
@@ -82,9 +82,9 @@ def memory_bytes(image: bytes) -> int:
 
 
 def with_code_of(image: bytes, own: bytes | None) -> bytes:
-    """An image of which only the memory is taken, with the code cache of one of our own.
+    """An image of which only the memory is taken, with the code of one of our own.
 
-    What ran where it was made is not trusted: a code cache is run outside of the interpreter. Raises ValueError for
+    What ran where it was made is not trusted: code is run outside of the interpreter. Raises ValueError for
     what is no image.
     """
     if len(image) < _FIELDS.size:

@@ -36,7 +36,7 @@ says where the head ends.
 A checkpoint is the interpreter's memory of `memory` bytes between two cells: the blob of its beginning is Pyodide's
 header of `header` bytes and the table of its `runs` of pages, and the pages of all runs, `size` bytes, are asked for in
 parts. Between beginning and end nothing else is asked. With `initialize` it stands for an image, whose head then names
-that memory and may have no code cache, and `resumes_after` is the `cells` of the checkpoint.
+that memory and may have no code, and `resumes_after` is the `cells` of the checkpoint.
 
 A value that is loaded in parts comes as CPython holds it, so that nothing is decoded inside: `form` is "bytes", or for
 text the width of its widest character, "ascii", "latin1", "ucs2" (UTF-16-LE) or "ucs4" (UTF-32-LE); `length` counts

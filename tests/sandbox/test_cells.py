@@ -577,6 +577,21 @@ def test_the_memory_that_a_machine_has_left_is_told_where_linux_tells_it() -> No
         assert available_memory() is None
 
 
+async def test_what_c_exports_is_found_by_its_name_and_python_can_be_called_from_c(shared: Sandbox) -> None:
+    code = """
+import ctypes
+api = ctypes.pythonapi
+api.PyLong_FromLong.restype = ctypes.py_object
+made = api.PyLong_FromLong(7)
+compare = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_int), ctypes.POINTER(ctypes.c_int))
+numbers = (ctypes.c_int * 5)(3, 1, 5, 2, 4)
+ctypes.CDLL(None).qsort(numbers, 5, 4, compare(lambda a, b: a[0] - b[0]))
+found = hasattr(api, "PyList_Append"), hasattr(api, "no_such_function")
+[made, list(numbers), found]
+"""
+    assert (await run(shared, code)).value == [7, [1, 2, 3, 4, 5], (True, False)]
+
+
 async def test_a_timeout_that_is_no_time_is_the_callers_mistake(shared: Sandbox) -> None:
     for timeout in (0, -1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="timeout must be"):
