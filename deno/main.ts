@@ -209,11 +209,14 @@ const methods: Record<string, (params: Fields) => unknown> = {
     const chosen = settings(params);
     const image = params.image == null ? null : peer.takeBlob(params.image);
     initialized = true;
-    quicker = readQuicker();
-    const holes = await findPermissions();
-    if (holes.length > 0) return endWith(ErrorCode.notSafe, `the process is not sealed: ${holes.join("; ")}`);
     try {
-      await jail.boot(host, chosen, image, resumesAfter(params));
+      // first, because the jail waits for the image's body, and all else can be done while it boots
+      const booted = jail.boot(host, chosen, image, resumesAfter(params));
+      booted.catch(() => {});
+      quicker = readQuicker();
+      const holes = await findPermissions();
+      if (holes.length > 0) throw new Error(`the process is not sealed: ${holes.join("; ")}`);
+      await booted;
       sandbox = jail;
     } catch (error) {
       return endWith(ErrorCode.notSafe, error);
