@@ -29,21 +29,24 @@ function processorTime(): number {
 export class ComputingClock {
   #spent = 0;
   #since = performance.now();
-  #processor = processorTime();
+  /** Of the span in which calls are open. */
+  #processor = NaN;
   #waited = false;
 
   /** A call is open, now at least. */
   waits(): void {
-    this.#waited = true;
+    if (this.#waited) return;
+    this.tick(true);
   }
 
   /** Charge what has passed, and give the sum in milliseconds. `waits`: calls are open now. */
   tick(waits: boolean): number {
-    const now = performance.now(), processor = processorTime();
+    const now = performance.now();
     const passed = now - this.#since;
-    const worked = processor - this.#processor;
+    // to ask costs more than all else here, and most spans have no call
+    const processor = waits || this.#waited ? processorTime() : NaN;
     // unknown only in the first moments of a process
-    this.#spent += this.#waited ? Math.min(passed, worked || 0) : passed;
+    this.#spent += this.#waited ? Math.min(passed, processor - this.#processor || 0) : passed;
     this.#since = now;
     this.#processor = processor;
     this.#waited = waits;

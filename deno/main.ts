@@ -40,6 +40,8 @@ const pipe: Pipe = {
     return pipe.push ? 0 : await Deno.stdin.read(into);
   },
   write,
+  // Deno's stdout writes what comes after the last line feed by itself: the host would be woken twice
+  end: "\n",
 };
 let quicker: Promise<void> | null = null;
 

@@ -61,6 +61,8 @@ export interface Pipe {
   push?: Push | null;
   /** Write all of the bytes. */
   write(bytes: Uint8Array<ArrayBuffer>): void;
+  /** What a message ends with; "\n" for a pipe that is written to by lines. */
+  readonly end?: "" | "\n";
 }
 
 /** What answers requests and takes notifications; of those, which want no reply, nobody sees result or failure. */
@@ -102,11 +104,15 @@ export class Peer {
     return this.#openCalls.size;
   }
 
+  #encode(message: Omit<Message, "jsonrpc">): Uint8Array<ArrayBuffer> {
+    return encodeMessage({ jsonrpc: "2.0", ...message }, this.#pipe.end);
+  }
+
   /** Ask the other side; rejects with `RpcError` if it answers with one, else with the reason why `serve` ended. */
   request(method: string, params: unknown): Promise<unknown> {
     if (this.#ended) return Promise.reject(this.#ended);
     const id = ++this.#nextId;
-    const message = encodeMessage({ jsonrpc: "2.0", id, method, params });
+    const message = this.#encode({ id, method, params });
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
     this.#pending.set(id, { resolve, reject });
     this.#pipe.write(message);
@@ -115,7 +121,7 @@ export class Peer {
 
   /** Tell the other side; no answer comes. */
   notify(method: string, params: unknown): void {
-    this.#pipe.write(encodeMessage({ jsonrpc: "2.0", method, params }));
+    this.#pipe.write(this.#encode({ method, params }));
   }
 
   /** Send raw bytes ahead of a message that refers to them by the number returned. */
@@ -231,11 +237,11 @@ export class Peer {
     let reply: Uint8Array<ArrayBuffer>;
     try {
       const result = (await this.#handler(method, params, id !== undefined)) ?? null;
-      reply = encodeMessage({ jsonrpc: "2.0", id, result });
+      reply = this.#encode({ id, result });
     } catch (error) {
       const { code, data } = error instanceof RpcError ? error : { code: ErrorCode.internal };
       const message = String((error as Error)?.message ?? error);
-      reply = encodeMessage({ jsonrpc: "2.0", id, error: { code, message, data } });
+      reply = this.#encode({ id, error: { code, message, data } });
     }
     if (id === undefined) return;
     this.#openCalls.delete(id);

@@ -34,9 +34,9 @@ export class WireError extends Error {
 
 const encoder = new TextEncoder();
 
-/** The bytes of one JSON-RPC message. Throws RangeError for one that the other side would refuse as too large. */
-export function encodeMessage(message: unknown): Uint8Array<ArrayBuffer> {
-  const body = encoder.encode(JSON.stringify(message));
+/** The bytes of one JSON-RPC message, ended by `end`. Throws RangeError for one that the other side would refuse as too large. */
+export function encodeMessage(message: unknown, end: "" | "\n" = ""): Uint8Array<ArrayBuffer> {
+  const body = encoder.encode(JSON.stringify(message) + end);
   if (body.length > MAX_MESSAGE) {
     throw new RangeError(
       `a message of ${body.length} bytes is too large: at most ${MAX_MESSAGE} can be sent`,

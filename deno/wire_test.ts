@@ -95,6 +95,13 @@ Deno.test("the golden frames are written as the golden bytes where these are can
   }
 });
 
+Deno.test("a message may end with a line feed, which counts", () => {
+  const message = { jsonrpc: "2.0", id: 1, method: "ping" };
+  const frame = encodeMessage(message, "\n");
+  assert.equal(textOf(frame), 'Content-Length: 41\r\n\r\n{"jsonrpc":"2.0","id":1,"method":"ping"}\n');
+  assert.deepEqual(read([frame, encodeMessage(message)]).frames, [{ message }, { message }]);
+});
+
 Deno.test("a header with bytes past ASCII is refused", () => {
   for (const name of ["X-\xe9", "X-\xc3\xa9", "\xa0"]) {
     assert.equal(read([bytesOf(`${name}: 1\r\nContent-Length: 2\r\n\r\n{}`)]).error, true);
