@@ -141,8 +141,11 @@ def disconnect():
 
 
 def wait(promise):
-    """Block this stack until `promise` resolves; the host meanwhile answers other stacks."""
-    answer = rlm_threads.wait(run_sync, promise)
+    """Block this stack until `promise` resolves; the host meanwhile answers other stacks.
+
+    Where this is the only stack, JavaScript has waited itself, and gives the answer in the promise's place.
+    """
+    answer = promise if promise is None or isinstance(promise, str) else rlm_threads.wait(run_sync, promise)
     if answer is None:
         raise KeyboardInterrupt
     return answer

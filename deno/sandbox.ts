@@ -9,9 +9,11 @@ import { ComputingClock, loadNode } from "./clock.ts";
 import { hasCode, headLength } from "./image.ts";
 import type { Form } from "./loading.ts";
 import glueSource from "./glue.ts" with { type: "text" };
+import { Mailbox } from "./mailbox.ts";
 import imageSource from "./image.ts" with { type: "text" };
 import linkingSource from "./linking.ts" with { type: "text" };
 import loadingSource from "./loading.ts" with { type: "text" };
+import mailboxSource from "./mailbox.ts" with { type: "text" };
 import packagesSource from "./packages.ts" with { type: "text" };
 import realmSource from "./realm.ts" with { type: "text" };
 import seedSource from "./seed.ts" with { type: "text" };
@@ -38,6 +40,7 @@ const JAIL_MODULES = [
   ["image", imageSource],
   ["linking", linkingSource],
   ["loading", loadingSource],
+  ["mailbox", mailboxSource],
   ["packages", packagesSource],
   ["seed", seedSource],
 ] as const;
@@ -80,6 +83,7 @@ export type ToJail =
   | {
     type: "boot";
     interrupts: Uint8Array<ArrayBufferLike>;
+    mailbox: SharedArrayBuffer;
     settings: string;
     body: Uint8Array<ArrayBuffer> | null;
     resumes: boolean;
@@ -181,6 +185,7 @@ export class Sandbox {
   #host: Host | null = null;
   #prepared = false;
   #interrupts = new Uint8Array(new SharedArrayBuffer(1));
+  #mailbox = new Mailbox();
   #job: Job | null = null;
   #lastId = 0;
   #cells = 0;
@@ -253,7 +258,12 @@ export class Sandbox {
   }
 
   #post(message: ToJail, transfer: Transferable[] = []): void {
-    this.#worker.postMessage(message, transfer);
+    this.#mailbox.post(() => this.#worker.postMessage(message, transfer));
+  }
+
+  /** Post what JSON can hold, or give it to a jail that waits for nothing else. */
+  #say(message: ToJail): void {
+    if (!this.#mailbox.give(JSON.stringify(message))) this.#post(message);
   }
 
   /**
@@ -305,6 +315,7 @@ export class Sandbox {
     const message: ToJail = {
       type: "boot",
       interrupts: this.#interrupts,
+      mailbox: this.#mailbox.memory,
       settings: JSON.stringify(settings),
       body,
       resumes: resumesAfter !== null,
@@ -411,7 +422,8 @@ export class Sandbox {
     const job = this.#job = new Job(++this.#lastId, timeout * 1000);
     if (this.#idle) this.#arm(TICK);
     try {
-      this.#post(message(job.id), transfer);
+      if (transfer.length > 0) this.#post(message(job.id), transfer);
+      else this.#say(message(job.id));
       const result = await job.done.promise;
       return { result, timedOut: job.timedOut, seconds: job.clock.tick(false) / 1000, part: job.part };
     } finally {
@@ -474,7 +486,7 @@ export class Sandbox {
     if (!this.#job) return;
     this.#job.interruptedAt ??= performance.now();
     Atomics.store(this.#interrupts, 0, 2);
-    this.#post({ type: "interrupt" });
+    this.#say({ type: "interrupt" });
   }
 
   #die(reason: SandboxDead): void {
@@ -536,6 +548,6 @@ export class Sandbox {
     job.calls.add(id);
     const reply = await this.#host!.call(request.toWellFormed());
     job.calls.delete(id);
-    this.#post({ type: "reply", id, reply });
+    this.#say({ type: "reply", id, reply });
   }
 }

@@ -12,6 +12,7 @@ import type * as Glues from "./glue.ts";
 import type * as Images from "./image.ts";
 import type * as Linkings from "./linking.ts";
 import type * as Loadings from "./loading.ts";
+import type * as Mailboxes from "./mailbox.ts";
 import type * as Packages from "./packages.ts";
 import type * as Realm from "./realm.ts";
 import type * as Seeds from "./seed.ts";
@@ -78,7 +79,17 @@ const now = performance.now.bind(performance);
 const stages: Stage[] = [];
 const reached = (name: string) => stages.push([name, performance.timeOrigin + now()]);
 reached("the jail's own code");
-const later = setTimeout;
+/** Timers that have not come yet. */
+let timers = 0;
+function later(act: () => void, milliseconds: number): number {
+  timers++;
+  const acted = () => {
+    timers--;
+    act();
+  };
+  return setTimeoutOfRealm(acted, milliseconds) as unknown as number;
+}
+const setTimeoutOfRealm = setTimeout;
 const soon = new MessageChannel();
 /** What `setTimeout(..., 0)` has put off, in order. */
 const soonest: (() => void)[] = [];
@@ -114,6 +125,9 @@ let chancy = false;
 let loadings: typeof Loadings;
 let memory: PyodideModule;
 let takeSnapshot: Py["makeMemorySnapshot"];
+let mailbox: Mailboxes.Mailbox;
+/** How many messages have come by the event loop. */
+let came = 0;
 let images: typeof Images;
 let glue: typeof Glues;
 /** What is imported for packages alone. */
@@ -142,6 +156,44 @@ function waitFor(began: number | null, start: (id: number) => void): Promise<str
   });
 }
 
+/** Threads that cells have started and that have not ended. */
+let threads = 0;
+
+/** True if nothing but a message of the broker's can be next. */
+function waitsForBroker(): boolean {
+  return timers === 0 && soonest.length === 0;
+}
+
+/**
+ * Sleep at the mailbox until an answer comes, if there is no other stack and nothing else is to come: then this one need
+ * not be suspended. Gives the answer, undefined if an interrupt has ended the wait, or the promise if it must be suspended.
+ */
+function answered(id: number, promise: Promise<string | undefined>): unknown {
+  while (threads === 0 && waiting.size === 1 && waiting.has(id) && waitsForBroker()) {
+    const text = mailbox.sleep(came);
+    if (text === null) return promise;
+    const message: ToJail = JSON.parse(text);
+    if (message.type === "reply" && message.id === id) {
+      waiting.delete(id);
+      goingToWait = false;
+      return message.reply;
+    }
+    take(message);
+  }
+  if (waiting.has(id)) return promise;
+  goingToWait = false;
+  return undefined;
+}
+
+/** Between two jobs: sleep at the mailbox, and do what it is told there. */
+function rest(): void {
+  while (!running && waitsForBroker()) {
+    const text = mailbox.sleep(came);
+    if (text === null) return;
+    take(JSON.parse(text));
+  }
+}
+
 /** End a wait. One that was left over by a cell which has ended never ends, and its stack never goes on. */
 function settle(id: number, answer: string | undefined): void {
   const waiter = waiting.get(id);
@@ -155,7 +207,7 @@ function setTimeoutInJob(callback: (...args: unknown[]) => void, delay = 0, ...a
   const act = () => {
     if (isNow(began)) callback(...args);
   };
-  if (delay > 0) return later(act, delay) as unknown as number;
+  if (delay > 0) return later(act, delay);
   soonest.push(act);
   soon.port2.postMessage(0);
   return 0;
@@ -192,7 +244,10 @@ function interruptWaits(): void {
 const parked = new Map<number, number>();
 
 const bridge = {
-  call: (request: string) => waitFor(job, (id) => send({ type: "call", id, request })),
+  call: (request: string) => {
+    const promise = waitFor(job, (id) => send({ type: "call", id, request }));
+    return answered(lastId, promise);
+  },
   emit: (stream: string, text: string) => send({ type: "printed", stream, text }),
   sleep: (milliseconds: number) => {
     slept(milliseconds);
@@ -202,12 +257,14 @@ const bridge = {
   finish: (value: string) => send({ type: "final", value }),
   spawn: (job: PyFunction) => {
     const kept = job.copy();
+    const ended = () => {
+      threads--;
+      kept.destroy();
+    };
+    threads++;
     // a job contains its own exceptions: what arrives here is the interpreter's end, but for one interrupted before
     // its first instruction
-    kept.callPromising().then(
-      () => kept.destroy(),
-      (error) => isInterrupt(error) ? kept.destroy() : dead(error),
-    );
+    kept.callPromising().then(ended, (error) => isInterrupt(error) ? ended() : dead(error));
   },
   park: (key: number, milliseconds: number) =>
     // idle threads of a pool wait for work from one cell to the next
@@ -386,12 +443,13 @@ async function bootSandbox(
 
 async function start(): Promise<void> {
   const modules = await arrivals.modules.promise;
-  let realm: typeof Realm, seeds: typeof Seeds;
-  [realm, glue, images, loadings, seeds] = await Promise.all([
+  let realm: typeof Realm, seeds: typeof Seeds, mailboxes: typeof Mailboxes;
+  [realm, glue, images, loadings, mailboxes, seeds] = await Promise.all([
     import(modules.realm),
     import(modules.glue),
     import(modules.image),
     import(modules.loading),
+    import(modules.mailbox),
     import(modules.seed),
   ]);
   realm.removeOutside();
@@ -433,7 +491,11 @@ async function start(): Promise<void> {
   realm.removeRest();
   realm.freezeIntrinsics();
   running = false;
-  jail.onmessage = (event: MessageEvent<ToJail>) => take(event.data);
+  mailbox = new mailboxes.Mailbox(boot.mailbox);
+  jail.onmessage = (event: MessageEvent<ToJail>) => {
+    came++;
+    take(event.data);
+  };
   packed?.buffer.transfer(0);
   // megabytes that are of no more use, and would be held for ever
   for (const name of Object.keys(arrivals)) delete (arrivals as unknown as Settings)[name];
@@ -523,6 +585,7 @@ async function run(id: number, act: () => unknown, ofCheckpoint = false): Promis
   }
   running = false;
   soonest.length = 0;
+  rest();
 }
 
 async function finishLoading(name: string, kind: string): Promise<unknown> {
@@ -565,6 +628,7 @@ function take(message: ToJail): void {
 }
 
 jail.onmessage = ({ data }: MessageEvent<ToJail>) => {
+  came++;
   if (data.type === "modules") arrivals.modules.resolve(data);
   else if (data.type === "assets") arrivals.assets.resolve(data);
   else if (data.type === "sources") arrivals.sources.resolve(data);
