@@ -76,16 +76,21 @@ class PipeReceiveStream(_Descriptor, anyio.abc.ByteReceiveStream):
     """The reading end of a pipe."""
 
     _unwaited = 0
+    # what came last was less than was asked for: there is no more, and to try would be in vain
+    _drained = False
 
     async def receive(self, max_bytes: int = _READ_BYTES) -> bytes:
         """What is there, at most `max_bytes`. Raises EndOfStream at the end."""
         while True:
+            if self._drained:
+                self._unwaited = 0
+                await anyio.wait_readable(self._fd)
             try:
                 chunk = os.read(self._fd, max_bytes)
             except BlockingIOError:
-                self._unwaited = 0
-                await anyio.wait_readable(self._fd)
+                self._drained = True
                 continue
+            self._drained = len(chunk) < max_bytes
             if not chunk:
                 raise anyio.EndOfStream
             self._unwaited += 1
