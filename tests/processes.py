@@ -46,3 +46,12 @@ def processor_seconds(pid: int) -> float | None:
         return None
     # in hundredths: sysconf(_SC_CLK_TCK) is 100 on every Linux
     return None if fields[0] == "Z" else (int(fields[11]) + int(fields[12])) / 100
+
+
+def processor_by_thread(pid: int) -> dict[str, float]:
+    """What the threads of a process have computed so far, in seconds by name; the first is "main". Linux only."""
+    spent: dict[str, float] = {}
+    for folder in Path(f"/proc/{pid}/task").iterdir():
+        name = "main" if folder.name == str(pid) else (folder / "comm").read_text().strip()
+        spent[name] = spent.get(name, 0.0) + int((folder / "schedstat").read_text().split()[0]) / 1e9
+    return spent

@@ -22,6 +22,7 @@ from rlm_wasm.sandbox import session as sessions
 from rlm_wasm.sandbox.process import ChildOptions, find_deno
 from tests.bench.corpora import corpus_memory, grep
 from tests.bench.peers import Dspy
+from tests.bench.processor import parts
 from tests.processes import forget_peak, memory_mb, pid_of
 
 HERE = Path(__file__).parent
@@ -647,6 +648,7 @@ ROWS: dict[str, Callable[[Bench], Awaitable[Row]]] = {
     "warm": warm,
     "cells": cells,
     "calls": calls,
+    "parts": parts,
     "checkpoints": checkpoints,
     "overlap": overlap,
     "loading": loading,
