@@ -40,9 +40,10 @@ export function headLength(image: Uint8Array): number {
   return HEAD_FIELDS + padded(fields.getUint32(8, true)) + padded(fields.getUint32(16, true));
 }
 
-/** Whether a head has code in it; one that a checkpoint was given may have none. */
+/** Whether a head has code in it; one that a checkpoint was given may have none, and what is no head has none. */
 export function hasCode(head: Uint8Array): boolean {
-  return new DataView(head.buffer, head.byteOffset, head.byteLength).getUint32(8, true) > 0;
+  return head.length >= HEAD_FIELDS &&
+    new DataView(head.buffer, head.byteOffset, head.byteLength).getUint32(8, true) > 0;
 }
 
 /** Read a head. Throws RangeError for what is none. */

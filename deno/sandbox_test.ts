@@ -46,7 +46,7 @@ class Jail implements AsyncDisposable {
 
   static async booted(functions: string[] = []): Promise<Jail> {
     const content = await makeImage();
-    const jail = new Jail(await Child.spawn(Deno.execPath(), MEMORY_MB));
+    const jail = await Jail.spawned();
     const params = {
       protocol: PROTOCOL,
       functions,
@@ -55,6 +55,17 @@ class Jail implements AsyncDisposable {
     };
     await jail.ask("initialize", params);
     return jail;
+  }
+
+  static async spawned(): Promise<Jail> {
+    return new Jail(await Child.spawn(Deno.execPath(), MEMORY_MB));
+  }
+
+  /** Boot it from an image of which the head comes first, and no more than the head. */
+  async boot(head: Uint8Array<ArrayBuffer>): Promise<unknown> {
+    this.#peer.notify("prepare", { head: this.#peer.sendBlob(head) });
+    const image = this.#peer.sendBlob(new Uint8Array());
+    return await this.ask("initialize", { protocol: PROTOCOL, functions: [], output_chars: 100, image });
   }
 
   async ask(method: string, params: unknown = {}): Promise<unknown> {
@@ -97,6 +108,14 @@ async function refused(job: Promise<unknown>, code: number, message: RegExp): Pr
 function test(name: string, fn: (t: Deno.TestContext) => Promise<void>): void {
   Deno.test({ name, timeout: WITHIN, fn });
 }
+
+test("what is prepared and is no image is refused at the boot", async () => {
+  for (const head of [0, 3, 24, 100]) {
+    await using jail = await Jail.spawned();
+    await refused(jail.boot(new Uint8Array(head)), ErrorCode.notSafe, /no image/);
+    assert.equal((await jail.end())[0], 3);
+  }
+});
 
 test("a cell that owns its realm has nothing in it", async (t) => {
   await using jail = await Jail.booted();
