@@ -10,10 +10,9 @@ import vm from "node:vm";
 import type { Module as Linking } from "./linking.ts";
 
 /** What is used of Emscripten's module. */
-export interface Module extends Pick<Linking, "GOT" | "LDSO" | "wasmTable" | "entered"> {
-  /** Called by the changed glue when CPython is there, in the place of Emscripten's own way. */
-  enterImports(): void;
-}
+export type Module = Pick<Linking, "GOT" | "LDSO" | "wasmTable" | "entered">;
+/** What makes Emscripten's module, of the settings that become it. */
+export type Create<Made> = (settings: Record<string, unknown>) => Promise<Made>;
 
 /** Where in a PyThreadState the pointer to its current frame is; CPython itself says so in its debug offsets. */
 const CURRENT_FRAME = 52;
@@ -142,6 +141,15 @@ export function unpack(packed: Uint8Array<ArrayBuffer>): [source: string, cache:
 /** The glue, compiled. `cache` is what V8 has of it from an earlier time. */
 export function compile(source: string, cachedData?: Uint8Array<ArrayBuffer>): vm.Script {
   return new vm.Script(source, { filename: "pyodide.asm.mjs", cachedData });
+}
+
+/** What the glue comes to: it calls `enterImports` when CPython is there, in the place of Emscripten's own way. */
+export function creatorOf<Made extends Module>(script: vm.Script): Create<Made> {
+  const create: Create<Made> = script.runInThisContext();
+  return (settings) => {
+    settings.enterImports = () => enterImports(settings as Made & Record<string, unknown>);
+    return create(settings);
+  };
 }
 
 type Import = ((...args: unknown[]) => unknown) & { sig: string };

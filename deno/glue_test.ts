@@ -60,7 +60,6 @@ function moduleOf(imports: Record<string, unknown>, resolved: string[] = []): Mo
     GOT: Object.fromEntries(names.map((name) => [name, offset(name)])),
     LDSO: { loadedLibsByName: { __main__: main }, loadedLibsByHandle: {} },
     wasmTable: new WebAssembly.Table({ initial: 5, element: "anyfunc" }),
-    enterImports: () => {},
   };
 }
 

@@ -35,12 +35,16 @@ export class Mailbox {
     this.#room = new Uint8Array(memory, 4 * WORDS);
   }
 
+  /** The broker's: whether somebody sleeps here, whom a text could be given. */
+  get hasSleeper(): boolean {
+    return Atomics.load(this.#words, STATE) === asleep(this.#posted);
+  }
+
   /** The broker's: give a text to the sleeper. False if nobody sleeps or it has no room: then it is to be posted. */
   give(text: string): boolean {
     // what is no Unicode would not come out as it went in
     if (text.length > ROOM || !text.isWellFormed()) return false;
     const expected = asleep(this.#posted);
-    if (Atomics.load(this.#words, STATE) !== expected) return false;
     const bytes = new TextEncoder().encode(text);
     if (bytes.length > ROOM) return false;
     if (Atomics.compareExchange(this.#words, STATE, expected, BEING_FILLED) !== expected) return false;

@@ -34,8 +34,6 @@ from rlm_packages import import_packages  # noqa: F401 - which JavaScript calls
 from rlm_tracebacks import class_name, explain
 
 MAX_NAMES = 256
-# made once: `json.dumps` makes one for each call that asks for anything
-as_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class FunctionError(RuntimeError):
@@ -312,7 +310,7 @@ def finished(output, error, value):
         "names": [rlm_values.well_formed(name)[:100] for name in user_names(MAX_NAMES)],
         "repeatable": bool(Bridge.repeatable()),
     }
-    return as_json(result)
+    return rlm_values.as_json(result)
 
 
 def keep_output(text):
@@ -433,9 +431,9 @@ def get(name):
     try:
         if name not in namespace or name.startswith("__"):
             raise NameError(f"name {name!r} is not defined in the sandbox")
-        return as_json({"value": rlm_values.encode(namespace[name])})
+        return rlm_values.as_json({"value": rlm_values.encode(namespace[name])})
     except BaseException as exception:
-        return json.dumps({"error": rlm_values.well_formed(f"{class_name(exception)}: {exception}")[:1000]})
+        return rlm_values.as_json({"error": rlm_values.well_formed(f"{class_name(exception)}: {exception}")[:1000]})
 
 
 def prepare():

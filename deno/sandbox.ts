@@ -8,8 +8,8 @@
 import { ComputingClock, loadNode } from "./clock.ts";
 import { hasCode, headLength } from "./image.ts";
 import type { Form } from "./loading.ts";
-import glueSource from "./glue.ts" with { type: "text" };
 import { Mailbox } from "./mailbox.ts";
+import glueSource from "./glue.ts" with { type: "text" };
 import imageSource from "./image.ts" with { type: "text" };
 import linkingSource from "./linking.ts" with { type: "text" };
 import loadingSource from "./loading.ts" with { type: "text" };
@@ -263,7 +263,8 @@ export class Sandbox {
 
   /** Post what JSON can hold, or give it to a jail that waits for nothing else. */
   #say(message: ToJail): void {
-    if (!this.#mailbox.give(JSON.stringify(message))) this.#post(message);
+    const given = this.#mailbox.hasSleeper && this.#mailbox.give(JSON.stringify(message));
+    if (!given) this.#post(message);
   }
 
   /**

@@ -28,7 +28,7 @@ SHORT = 2000
 WEIGHTS = {"{": 232, "[": 72, ",": 64, ":": 40}
 STRINGS = re.compile(r'"[^"\\]*+(?:\\.?[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 # made once: `json.dumps` makes one for each call that asks for anything
-_as_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+as_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def well_formed(text):
@@ -48,7 +48,7 @@ def encode(value, max_bytes=MAX_BYTES):
     """
     # a frame that is much too large would take long to be written out
     _check_cells(value, max_bytes)
-    text = _as_json(_tagged(value, 0))
+    text = as_json(_tagged(value, 0))
     size = len(text.encode())
     if size > max_bytes:
         raise ValueError(f"the value takes {size:,} bytes as JSON; at most {max_bytes:,} can be sent")

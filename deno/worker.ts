@@ -23,7 +23,7 @@ type Assets = Extract<ToJail, { type: "assets" }>;
 type Sources = Extract<ToJail, { type: "sources" }>;
 type Prepared = Extract<ToJail, { type: "prepare" }>;
 type Boot = Extract<ToJail, { type: "boot" | "make_image" }>;
-type CreateModule = (settings: Settings) => Promise<PyodideModule>;
+type CreateModule = Glues.Create<PyodideModule>;
 type Settings = Record<string, unknown>;
 
 interface PyFunction {
@@ -335,10 +335,9 @@ async function loadPyodide(
   });
 }
 
-/** Make Emscripten's module, and put the packages' files into its file system. */
+/** Put the packages' files into the file system of what is made. */
 function withPackages(create: CreateModule): CreateModule {
   return async (settings) => {
-    settings.enterImports = () => glue.enterImports(settings as unknown as PyodideModule);
     const module = await create(settings);
     tableBefore = module.wasmTable.length;
     if (packages) packaging?.mount(module.FS, module.MEMFS, packages.files);
@@ -413,7 +412,7 @@ async function installPrelude(py: Py): Promise<void> {
 
 /** Make a memory image: a booted interpreter with the prelude in it, that never saw anybody's data. */
 async function makeImage(assets: Assets, source: string, script: vm.Script): Promise<void> {
-  const create = withPackages(script.runInThisContext());
+  const create = withPackages(glue.creatorOf(script));
   const py = await loadPyodide(assets, create, { _makeSnapshot: true });
   await installPrelude(py);
   memory = py._module;
@@ -434,7 +433,7 @@ async function bootSandbox(
   script: vm.Script,
 ): Promise<Py> {
   (globalThis as unknown as Settings).setTimeout = setTimeoutInJob;
-  const create = withPackages(script.runInThisContext());
+  const create = withPackages(glue.creatorOf(script));
   if (head) return await loadFromImage(assets, head, create);
   const py = await loadPyodide(assets, create, { _makeSnapshot: true });
   await installPrelude(py);

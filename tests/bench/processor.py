@@ -9,8 +9,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from rlm_wasm.sandbox import Sandbox
 from tests.processes import pid_of, processor_by_thread
 
@@ -29,7 +27,7 @@ async def nothing() -> None:
 
 async def parts(bench: Bench) -> Row:
     """Processor time of each part: of a start (the launcher's is the broker's), of a cell, of a bridged call."""
-    from tests.bench.rows import row
+    from tests.bench.rows import row, told
 
     samples: dict[str, list[float]] = {}
 
@@ -57,11 +55,11 @@ async def parts(bench: Bench) -> Row:
                 before = spent(sandbox)
                 await work()
                 add(what, before, spent(sandbox), ROUND)
-    found = row("processor time by part", "s", samples)
+    found = row("processor time by part", "s", samples, "where it goes")
     alone = {what: sum(in_turn(found.medians, what)) * 1000 for what in ("a start", "a cell", "a call")}
     measured = ", ".join(f"{what} {milliseconds:.2f} ms" for what, milliseconds in alone.items())
-    measured += f"; a start with what V8 does beside {sum(all_of(found.medians, 'a start')) * 1000:.0f} ms"
-    return msgspec.structs.replace(found, goal="where it goes", measured=measured)
+    beside = f"a start with what V8 does beside {sum(all_of(found.medians, 'a start')) * 1000:.0f} ms"
+    return told(found, measured, beside)
 
 
 def all_of(medians: dict[str, float], what: str) -> list[float]:
