@@ -1,9 +1,10 @@
 /**
- * A mailbox in memory that broker and jail share. A jail that has nothing to do but to wait for the broker's next message
- * sleeps at it, and is given the message at once: no event loop, no suspended stack. All other messages are posted, and
- * wake the sleeper so that it looks after them. Handed to the jail beside `worker.ts`.
+ * A mailbox in memory that broker and jail share; there is one for each direction. Who has nothing to do but to wait for
+ * the other's next message sleeps at it, and is given the message at once: no event loop, no suspended stack. All other
+ * messages are posted, and wake the sleeper so that it looks after them. Handed to the jail beside `worker.ts`.
  *
- * The jail can write what it likes here. All that it can spoil is what it is told itself.
+ * The jail can write what it likes here. What it can spoil is what it is told itself; what it tells is hearsay in either
+ * way, and it cannot hold the broker for longer than `patience`.
  *
  * @module
  */
@@ -13,8 +14,16 @@ const STATE = 0, LENGTH = 1, POSTED = 2, WORDS = 3;
 /** States. That of a sleeper has, above these bits, how many posted messages have come to it. */
 const AWAKE = 0, ASLEEP = 1, BEING_FILLED = 2, FULL = 3;
 const ROOM = 128 * 1024;
+/**
+ * How long a message is looked for before its sleeper really sleeps, in milliseconds, if the one before came as soon: to be
+ * woken takes longer than most answers, above all where the processor belongs to a virtual machine that halts it.
+ */
+const BRIEF = 1;
 /** In the place of a length: there is no text, but a message was posted. */
 const POST = -1;
+
+// the jail's own clock may stand still, and notes who looks at it
+const now = performance.now.bind(performance);
 
 function asleep(count: number): number {
   return count << 2 | ASLEEP;
@@ -24,9 +33,13 @@ function asleep(count: number): number {
 export class Mailbox {
   /** What is shared. */
   readonly memory: SharedArrayBuffer;
+  /** How long a text that was begun may take, in milliseconds: a machine under load may stop who writes it for a while. */
+  patience = 5000;
   #words: Int32Array;
   #room: Uint8Array;
   #posted = 0;
+  /** Whether what was last slept for came soon. */
+  #brief = false;
 
   /** `memory`: what the other end shares; a new one if it is not given. */
   constructor(memory: SharedArrayBuffer = new SharedArrayBuffer(4 * WORDS + ROOM)) {
@@ -35,12 +48,12 @@ export class Mailbox {
     this.#room = new Uint8Array(memory, 4 * WORDS);
   }
 
-  /** The broker's: whether somebody sleeps here, whom a text could be given. */
+  /** The teller's: whether somebody sleeps here, whom a text could be given. */
   get hasSleeper(): boolean {
     return Atomics.load(this.#words, STATE) === asleep(this.#posted);
   }
 
-  /** The broker's: give a text to the sleeper. False if nobody sleeps or it has no room: then it is to be posted. */
+  /** The teller's: give a text to the sleeper. False if nobody sleeps or it has no room: then it is to be posted. */
   give(text: string): boolean {
     // what is no Unicode would not come out as it went in
     if (text.length > ROOM || !text.isWellFormed()) return false;
@@ -53,7 +66,7 @@ export class Mailbox {
     return true;
   }
 
-  /** The broker's: post a message to the jail's event loop, to which a sleeper goes back for it. */
+  /** The teller's: post a message to the sleeper's event loop, to which it goes back for it. */
   post(act: () => void): void {
     this.#posted++;
     Atomics.add(this.#words, POSTED, 1);
@@ -69,16 +82,34 @@ export class Mailbox {
     Atomics.notify(this.#words, STATE);
   }
 
-  /** The jail's: sleep until a text is given; null if there are posted messages beside the `came` that it has had. */
-  sleep(came: number): string | null {
-    const words = this.#words;
-    Atomics.store(words, STATE, asleep(came));
-    if (Atomics.load(words, POSTED) !== (came | 0)) {
-      if (Atomics.compareExchange(words, STATE, asleep(came), AWAKE) === asleep(came)) return null;
+  /** The sleeper's: be counted as asleep already, before it says that to which a text is the answer. `sleep` follows, with the same count. */
+  lieDown(came: number): void {
+    Atomics.store(this.#words, STATE, asleep(came));
+  }
+
+  /**
+   * The sleeper's: sleep until a text is given, so many milliseconds at most; null if none was, or if there are posted
+   * messages beside the `came` that it has had. Throws an error if there is a text to come which does not come.
+   */
+  sleep(came: number, milliseconds = Infinity): string | null {
+    const words = this.#words, sleeping = asleep(came);
+    const wakes = () => Atomics.compareExchange(words, STATE, sleeping, AWAKE) === sleeping;
+    const began = now(), until = began + milliseconds;
+    Atomics.compareExchange(words, STATE, AWAKE, sleeping);
+    if (Atomics.load(words, POSTED) !== (came | 0) && wakes()) return null;
+    if (this.#brief) {
+      while (Atomics.load(words, STATE) === sleeping && now() < began + BRIEF) Atomics.pause();
     }
-    for (let state = asleep(came); state !== FULL; state = Atomics.load(words, STATE)) {
-      Atomics.wait(words, STATE, state);
+    for (let state; (state = Atomics.load(words, STATE)) !== FULL;) {
+      const left = until - now();
+      if (left <= 0 && wakes()) {
+        this.#brief = false;
+        return null;
+      }
+      if (left <= -this.patience) throw new Error("a message that was begun does not come");
+      Atomics.wait(words, STATE, state, left > 0 ? left : left + this.patience);
     }
+    this.#brief = now() < began + BRIEF;
     const length = Atomics.load(words, LENGTH);
     const text = length === POST ? null : new TextDecoder().decode(this.#room.slice(0, length));
     Atomics.store(words, STATE, AWAKE);

@@ -101,3 +101,70 @@ Deno.test("whatever a jail writes there, the broker goes on", () => {
     mailbox.post(() => {});
   }
 });
+
+/** Acts on the memory that it is sent, as often as it is told to. */
+const WRITER = `
+import { Mailbox } from ${JSON.stringify(new URL("./mailbox.ts", import.meta.url).href)};
+let mailbox;
+self.onmessage = ({ data }) => {
+  if (data instanceof SharedArrayBuffer) mailbox = new Mailbox(data);
+  else if (data === "write nonsense") {
+    const words = new Int32Array(mailbox.memory, 0, 3);
+    for (const until = performance.now() + 1000; performance.now() < until;) crypto.getRandomValues(words);
+  } else {
+    const until = performance.now() + 2000;
+    while (!mailbox.give(data) && performance.now() < until);
+  }
+};
+`;
+
+async function withWriter(act: (mailbox: Mailbox, tell: (text: string) => void) => unknown): Promise<void> {
+  const worker = new Worker(URL.createObjectURL(new Blob([WRITER], { type: "text/javascript" })), {
+    type: "module",
+  });
+  const mailbox = new Mailbox();
+  try {
+    worker.postMessage(mailbox.memory);
+    await act(mailbox, (text) => worker.postMessage(text));
+  } finally {
+    worker.terminate();
+  }
+}
+
+Deno.test("the broker sleeps for as long as it said, and hears what comes meanwhile or came before", async () => {
+  await withWriter((mailbox, tell) => {
+    const began = performance.now();
+    assert.equal(mailbox.sleep(0, 20), null);
+    assert.ok(performance.now() - began >= 20);
+    assert.equal(mailbox.hasSleeper, false);
+    tell("one");
+    assert.equal(mailbox.sleep(0, WITHIN), "one");
+    // said to be asleep, it is given what it has not begun to wait for
+    mailbox.lieDown(0);
+    assert.equal(mailbox.give("two"), true);
+    assert.equal(mailbox.sleep(0, 0), "two");
+    // what was posted before is to be heard first
+    mailbox.post(() => {});
+    assert.equal(mailbox.sleep(0, WITHIN), null);
+  });
+});
+
+Deno.test("a text that is begun and does not come, and nonsense, hold nobody", async () => {
+  await withWriter(async (mailbox, tell) => {
+    mailbox.patience = 50;
+    mailbox.lieDown(0);
+    new Int32Array(mailbox.memory)[0] = 2;
+    assert.throws(() => mailbox.sleep(0, 10), /does not come/);
+    tell("write nonsense");
+    for (const until = performance.now() + 1500; performance.now() < until;) {
+      const began = performance.now();
+      try {
+        mailbox.sleep(0, 1);
+      } catch {
+        // what is told may be anything
+      }
+      assert.ok(performance.now() - began < WITHIN);
+      await new Promise((resolve) => setTimeout(resolve, 0));
+    }
+  });
+});

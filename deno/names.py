@@ -33,7 +33,7 @@ def put_back():
     taken = [name for name, value in reserved.items() if namespace.get(name) is not value]
     taken += [name for name, value in protected.items() if namespace.get(name, namespace) is not value]
     # most cells have overwritten none: that is told at once
-    if namespace.keys() & real_builtins.keys() or builtins.__dict__ != all_builtins:
+    if not real_builtins.keys().isdisjoint(namespace) or builtins.__dict__ != all_builtins:
         taken += [name for name, value in real_builtins.items() if name not in reserved and not usable(name, value)]
     for name in taken:
         if name in namespace:

@@ -112,6 +112,8 @@ class Output:
         if self._head is not None:
             self._cut()
             head, tail = self._head, self._pieces
+        elif not self._pieces:
+            return [], 0
         elif sum([len(text) for _, text in self._pieces]) > self._max_chars:
             head = _first_chars(self._pieces, self._head_chars)
             tail = _last_chars(self._pieces, self._max_chars - self._head_chars)

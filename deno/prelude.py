@@ -330,7 +330,8 @@ def execute(code, filename):
     """Run `code` in the namespace; the value of its bare last expression, which is also echoed."""
     # a class or function of this cell must find its source in a later traceback
     linecache.cache[filename] = (len(code), None, code.splitlines(keepends=True), filename)
-    tree = ast.parse(code, filename)
+    # what ast.parse does, which thinks of much else
+    tree = compile(code, filename, "exec", flags=ast.PyCF_ONLY_AST, dont_inherit=True)
     awaits = Awaits(tree, plain_functions()) if "await" in code or "async" in code else None
     last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
     quiet = code.rstrip().endswith(";")

@@ -27,6 +27,11 @@ const REPEAT = 500;
 const MEMORY_SLACK_MB = 256;
 /** How often an idle jail is asked whether it is idle, in milliseconds; it has as long to answer. */
 const IDLE_CHECK = 1000;
+/**
+ * How long the jail's next word is waited for where it was just told something, in milliseconds: what comes later comes by
+ * the event loop. Meanwhile nothing else is heard.
+ */
+const HEARD_WITHIN = 2;
 /** How often deadline and memory are looked at, in milliseconds. */
 const TICK = 50;
 /** How long a load or a get may take, in seconds: a variable's own methods, or what a cell left behind, can hold it up. */
@@ -83,7 +88,8 @@ export type ToJail =
   | {
     type: "boot";
     interrupts: Uint8Array<ArrayBufferLike>;
-    mailbox: SharedArrayBuffer;
+    /** Of what the jail is told, and of what it tells. */
+    mailboxes: [SharedArrayBuffer, SharedArrayBuffer];
     settings: string;
     body: Uint8Array<ArrayBuffer> | null;
     resumes: boolean;
@@ -186,6 +192,10 @@ export class Sandbox {
   #prepared = false;
   #interrupts = new Uint8Array(new SharedArrayBuffer(1));
   #mailbox = new Mailbox();
+  /** What the jail tells in the moments after it was told something. */
+  #told = new Mailbox();
+  /** How many messages of the jail have come by the event loop. */
+  #came = 0;
   #job: Job | null = null;
   #lastId = 0;
   #cells = 0;
@@ -211,11 +221,8 @@ export class Sandbox {
       deno: { permissions: "none" },
     } as WorkerOptions);
     this.#worker.onmessage = (event) => {
-      try {
-        this.#take(event.data);
-      } catch (error) {
-        this.#die(new SandboxDead(`what the jail sent cannot be passed on: ${(error as Error).message}`));
-      }
+      this.#came++;
+      this.#attempt(() => this.#take(event.data));
     };
     this.#worker.onerror = (event) => {
       event.preventDefault();
@@ -225,6 +232,15 @@ export class Sandbox {
     // whoever boots it hears of a failure; nobody may
     this.#booted.promise.catch(() => {});
     this.#assetsSent = this.#sendAssets().catch(this.#lacksFiles);
+  }
+
+  /** Do what the jail's words ask for. */
+  #attempt(act: () => void): void {
+    try {
+      act();
+    } catch (error) {
+      this.#die(new SandboxDead(`what the jail sent cannot be passed on: ${(error as Error).message}`));
+    }
   }
 
   #lacksFiles = (error: Error) => this.#die(new SandboxDead(`its files: ${error.message}`));
@@ -261,10 +277,29 @@ export class Sandbox {
     this.#mailbox.post(() => this.#worker.postMessage(message, transfer));
   }
 
-  /** Post what JSON can hold, or give it to a jail that waits for nothing else. */
+  /** Post what JSON can hold, or give it to a jail that waits for nothing else, whose answer may come at once. */
   #say(message: ToJail): void {
-    const given = this.#mailbox.hasSleeper && this.#mailbox.give(JSON.stringify(message));
+    if (!this.#mailbox.hasSleeper) return this.#post(message);
+    const text = JSON.stringify(message);
+    // before it hears: it may answer before we are asleep
+    this.#told.lieDown(this.#came);
+    const given = this.#mailbox.give(text);
     if (!given) this.#post(message);
+    this.#attempt(() => this.#hear(given ? HEARD_WITHIN : 0));
+  }
+
+  /** Hear what the jail says in so many milliseconds, until it waits in its turn. */
+  #hear(within: number): void {
+    const until = performance.now() + within;
+    let left = within;
+    do {
+      const text = this.#told.sleep(this.#came, left);
+      if (text === null) return;
+      const message: FromJail = JSON.parse(text);
+      this.#take(message);
+      if (message?.type === "done" || message?.type === "call") return;
+      left = until - performance.now();
+    } while (left > 0);
   }
 
   /**
@@ -316,7 +351,7 @@ export class Sandbox {
     const message: ToJail = {
       type: "boot",
       interrupts: this.#interrupts,
-      mailbox: this.#mailbox.memory,
+      mailboxes: [this.#mailbox.memory, this.#told.memory],
       settings: JSON.stringify(settings),
       body,
       resumes: resumesAfter !== null,

@@ -73,7 +73,7 @@ const jail = self as unknown as {
   onmessage: (event: MessageEvent<ToJail>) => void;
   postMessage(message: FromJail, transfer?: Transferable[]): void;
 };
-const send = jail.postMessage.bind(jail);
+const post = jail.postMessage.bind(jail);
 const now = performance.now.bind(performance);
 /** What was reached in the start, and when, in milliseconds since the epoch. */
 const stages: Stage[] = [];
@@ -126,6 +126,7 @@ let loadings: typeof Loadings;
 let memory: PyodideModule;
 let takeSnapshot: Py["makeMemorySnapshot"];
 let mailbox: Mailboxes.Mailbox;
+let telling: Mailboxes.Mailbox | null = null;
 /** How many messages have come by the event loop. */
 let came = 0;
 let images: typeof Images;
@@ -139,6 +140,14 @@ let tableBefore = 0;
 /** The pages of the checkpoint that is being taken: meanwhile Python has nothing of this realm. */
 let checkpoint: Images.Run[] | null = null;
 let loading: Loadings.Loading | null = null;
+
+/** Tell the broker, which may wait for what JSON can hold. */
+function send(message: FromJail, transfer?: Transferable[]): void {
+  if (!telling) post(message, transfer);
+  else if (transfer || !telling.hasSleeper || !telling.give(JSON.stringify(message))) {
+    telling.post(() => post(message, transfer));
+  }
+}
 
 function isNow(began: number | null): boolean {
   return running && (began === null || began === job);
@@ -490,10 +499,14 @@ async function start(): Promise<void> {
   realm.removeRest();
   realm.freezeIntrinsics();
   running = false;
-  mailbox = new mailboxes.Mailbox(boot.mailbox);
+  [mailbox, telling] = boot.mailboxes.map((memory) => new mailboxes.Mailbox(memory)) as [
+    Mailboxes.Mailbox,
+    Mailboxes.Mailbox,
+  ];
   jail.onmessage = (event: MessageEvent<ToJail>) => {
     came++;
     take(event.data);
+    rest();
   };
   packed?.buffer.transfer(0);
   // megabytes that are of no more use, and would be held for ever

@@ -5,6 +5,7 @@ Knows no message by name. Owns no process: it is handed the two streams and ends
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -264,13 +265,18 @@ class Peer:
             return
 
     async def _read(self, tasks: anyio.abc.TaskGroup) -> None:
-        while True:
-            try:
-                chunk = await self._receive_stream.receive(_CHUNK)
-            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-                break
+        def take(chunk: bytes) -> None:
             for frame in self._reader.feed(chunk):
                 self._take(frame, tasks)
+
+        with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            feed: Callable[[Callable[[bytes], None]], Awaitable[None]] | None
+            feed = getattr(self._receive_stream, "feed", None)
+            if feed is not None:
+                await feed(take)
+            else:
+                while True:
+                    take(await self._receive_stream.receive(_CHUNK))
         if not self._reader.idle:
             raise ProtocolError("the child's output ended in the middle of a frame")
 

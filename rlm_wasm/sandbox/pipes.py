@@ -6,9 +6,11 @@ between a frame and the kernel, and a large pipe moves a context with few switch
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from typing import Self
 
 import anyio
@@ -29,6 +31,8 @@ class _Descriptor:
     def __init__(self, descriptor: int) -> None:
         os.set_blocking(descriptor, False)
         self._open: int | None = descriptor
+        # what is to be done before it is closed
+        self._on_close: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {'closed' if self._open is None else self._open}>"
@@ -44,6 +48,8 @@ class _Descriptor:
         if self._open is None:
             return
         descriptor, self._open = self._open, None
+        if self._on_close is not None:
+            self._on_close()
         anyio.notify_closing(descriptor)
         os.close(descriptor)
 
@@ -99,6 +105,60 @@ class PipeReceiveStream(_Descriptor, anyio.abc.ByteReceiveStream):
                 self._unwaited = 0
                 await anyio.lowlevel.checkpoint()
             return chunk
+
+    async def feed(self, take: Callable[[bytes], None]) -> None:
+        """Call `take` with what comes, as it comes, until the end. Raises what `take` raises.
+
+        On asyncio's own event loop no task stands between the pipe and `take`, and the kernel is asked to tell of it once
+        and not for each message, which costs as much as a small message itself.
+        """
+        loop = _asyncio_loop()
+        if loop is not None:
+            with contextlib.suppress(NotImplementedError):
+                return await self._fed_by(loop, take)
+        with contextlib.suppress(anyio.EndOfStream):
+            while True:
+                take(await self.receive())
+
+    async def _fed_by(self, loop: asyncio.AbstractEventLoop, take: Callable[[bytes], None]) -> None:
+        descriptor, ended = self._fd, loop.create_future()
+
+        def end(error: BaseException | None = None) -> None:
+            loop.remove_reader(descriptor)
+            if ended.done():
+                return
+            if error is None:
+                ended.set_result(None)
+            else:
+                ended.set_exception(error)
+
+        def readable() -> None:
+            try:
+                chunk = os.read(descriptor, _READ_BYTES)
+                if chunk:
+                    take(chunk)
+                else:
+                    end()
+            except BlockingIOError:
+                return
+            except BaseException as error:
+                end(error)
+
+        loop.add_reader(descriptor, readable)
+        self._on_close = lambda: end(anyio.ClosedResourceError())
+        try:
+            await ended
+        finally:
+            end()
+            self._on_close = None
+
+
+def _asyncio_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop of the task that runs, if it is asyncio's."""
+    try:
+        return asyncio.get_running_loop() if asyncio.current_task() else None
+    except RuntimeError:
+        return None
 
 
 class Pipes:

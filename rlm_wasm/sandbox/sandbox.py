@@ -576,8 +576,9 @@ class Sandbox:
         """
         cell, computing, waiting, since = 0, 0.0, 0.0, 0.0
         while not session.ended:
+            # outside the scope: an event loop that something blocks for long says nothing about the child
+            await anyio.sleep(min(_PING_EVERY, self._options.wait_timeout))
             with anyio.move_on_after(_PING_WITHIN) as patience:
-                await anyio.sleep(min(_PING_EVERY, self._options.wait_timeout))
                 if session.peer.asked:
                     try:
                         await session.peer.request("ping", {}, Empty)

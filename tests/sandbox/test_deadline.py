@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -332,3 +333,15 @@ async def test_a_process_that_does_not_answer_any_more_is_ended(monkeypatch: pyt
         assert caught.value.exit_code == -signal.SIGKILL
         assert caught.value.output == "running\n"
         assert (await run(sandbox, "1")).value == 1
+
+
+async def test_an_event_loop_that_something_blocks_is_not_the_sandboxs_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sandbox_module, "_PING_EVERY", 0.05)
+    monkeypatch.setattr(sandbox_module, "_PING_WITHIN", 0.5)
+    async with Sandbox() as sandbox:
+        await run(sandbox, "x = 1")
+        time.sleep(1)  # noqa: ASYNC251 - that nobody should block the loop is what it is about
+        await anyio.sleep(0.2)
+        assert (await run(sandbox, "x")).value == 1
