@@ -26,7 +26,7 @@ export function sealedArguments(memoryMb: number): string[] {
     ...PERMISSIONS.map((permission) => `--deny-${permission}`),
     "--unstable-worker-options",
     "--unstable-raw-imports",
-    `--v8-flags=--disallow-code-generation-from-strings,--wasm-max-mem-pages=${pages}`,
+    `--v8-flags=--disallow-code-generation-from-strings,--no-wasm-deopt,--wasm-max-mem-pages=${pages}`,
     new URL("./main.ts", import.meta.url).href,
   ];
 }

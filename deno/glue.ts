@@ -140,8 +140,18 @@ export function unpack(packed: Uint8Array<ArrayBuffer>): [source: string, cache:
   return [new TextDecoder().decode(packed.subarray(4, 4 + length)), packed.subarray(4 + length)];
 }
 
-/** The glue, compiled. `cache` is what V8 has of it from an earlier time. */
+/** Where in a cache V8 notes the hash of its flags. */
+const FLAGS_AT = 12;
+
+/**
+ * The glue, compiled. `cache` is what V8 has of it from an earlier time, perhaps of a sandbox with another cap on its
+ * memory: that is a flag of V8's, which would refuse the cache for it, but of no code's concern.
+ */
 export function compile(source: string, cachedData?: Uint8Array<ArrayBuffer>): vm.Script {
+  if (cachedData && cachedData.length >= FLAGS_AT + 4) {
+    const own = new vm.Script("0").createCachedData();
+    cachedData.set(own.subarray(FLAGS_AT, FLAGS_AT + 4), FLAGS_AT);
+  }
   return new vm.Script(source, { filename: "pyodide.asm.mjs", cachedData });
 }
 

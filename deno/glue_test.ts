@@ -49,6 +49,23 @@ Deno.test("what an image keeps of it comes back with a cache that V8 accepts", (
   assert.throws(() => unpack(new Uint8Array([9, 0, 0, 0, 1])), RangeError);
 });
 
+Deno.test("a cache that was made with another cap on memory is accepted, one that is damaged is not", async () => {
+  // V8 would remember one that it has compiled before, and not look at the cache
+  const sources = ["/* 1 */", "/* 2 */", "/* 3 */"].map((first) => `${first.repeat(100)}(a) => a + 1`);
+  const [source = "", again = "", damaged = ""] = sources;
+  const made = async (source: string) => {
+    const code = `import vm from "node:vm";
+      Deno.stdout.writeSync(new vm.Script(${JSON.stringify(source)}).createCachedData());`;
+    const args = ["eval", "--v8-flags=--wasm-max-mem-pages=4321", code];
+    return new Uint8Array((await new Deno.Command(Deno.execPath(), { args }).output()).stdout);
+  };
+  assert.equal(new vm.Script(source, { cachedData: await made(source) }).cachedDataRejected, true);
+  const script = compile(again, await made(again));
+  assert.equal(script.cachedDataRejected, false);
+  assert.equal(script.runInThisContext()(1), 2);
+  assert.equal(compile(damaged, (await made(damaged)).fill(7, 0, 8)).runInThisContext()(1), 2);
+});
+
 /** A module of Emscripten's as it is when CPython has been instantiated. */
 function moduleOf(imports: Record<string, unknown>, resolved: string[] = []): Module {
   const names = [...Object.keys(imports), ...resolved];

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from rlm_wasm.cache_folder import cache_folder
-from rlm_wasm.sandbox.process import SOURCES, check_runtime, runtime_folder
+from rlm_wasm.sandbox.process import SOURCES, V8_FLAGS, check_runtime, runtime_folder
 from rlm_wasm.whole_file import written_whole
 
 _MAGIC = b"rlm-wasm image 2\n"
@@ -45,7 +45,7 @@ def _runtime_hash(folder: Path) -> str:
 
 
 def path_for(deno: Path, packages: str = "") -> Path:
-    """The file of the image for this Deno binary, the runtime files as they are, and the archive with this hash.
+    """The file of the image for this Deno binary and its flags, the runtime files as they are, and the archive with this hash.
 
     Deno stands in the key by the binary's size and time of change: asking it for its version would cost a process.
     Raises SandboxStartError if a runtime file is missing.
@@ -56,7 +56,8 @@ def path_for(deno: Path, packages: str = "") -> Path:
     except OSError:
         check_runtime()
         raise
-    key = f"{runtime} {deno} {status.st_size} {status.st_mtime_ns} {platform.machine()} {packages}"
+    flags = " ".join(V8_FLAGS)
+    key = f"{runtime} {deno} {status.st_size} {status.st_mtime_ns} {flags} {platform.machine()} {packages}"
     return cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.image"
 
 

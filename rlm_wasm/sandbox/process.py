@@ -42,6 +42,9 @@ SOURCES = (
     *("awaits.py", "equipment.py", "files.py", "names.py", "output.py", "packages.py", "threads.py", "tracebacks.py"),
     "values.py",
 )
+# the second, because optimised code that was wrong in a guess was thrown away for the slow one, which was gone by then:
+# the first cell after a second of rest took three times as long
+V8_FLAGS = ("--disallow-code-generation-from-strings", "--no-wasm-deopt")
 _PERMISSIONS = ("read", "write", "net", "env", "run", "ffi", "sys", "import")
 
 
@@ -150,7 +153,7 @@ def command(deno: Path, memory_mb: int) -> list[str]:
         *("--node-modules-dir=none", "--quiet"),
         *(f"--deny-{permission}" for permission in _PERMISSIONS),
         *("--unstable-worker-options", "--unstable-raw-imports"),
-        f"--v8-flags=--disallow-code-generation-from-strings,--wasm-max-mem-pages={pages}",
+        f"--v8-flags={','.join(V8_FLAGS)},--wasm-max-mem-pages={pages}",
         os.fspath(runtime_folder() / "main.ts"),
     ]
 

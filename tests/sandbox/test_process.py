@@ -158,6 +158,7 @@ def test_the_command_line_denies_every_permission_and_fetches_nothing() -> None:
     # 64 KiB a page: the memory asked for and the 64 MiB that boot needs
     assert set(flags.partition("=")[2].split(",")) == {
         "--disallow-code-generation-from-strings",
+        "--no-wasm-deopt",
         f"--wasm-max-mem-pages={(1024 + 64) * 16}",
     }
     assert f"--wasm-max-mem-pages={(64 + MAX_MEMORY_MB) * 16}" in command(Path("d"), MAX_MEMORY_MB)[-2]
