@@ -492,9 +492,6 @@ async function start(): Promise<void> {
   if (seed !== null) slept = seeds.fix(seed, clock);
   seeds.watch(() => chancy = true);
   prelude.connect(bridge, boot.settings);
-  // what a first cell compiles of the interpreter, its own first cell need not
-  if (!boot.resumes) await prelude.run_cell.callPromising("0;", 0);
-  reached("a cell tried");
   const version = py.version;
   realm.removeRest();
   realm.freezeIntrinsics();
@@ -648,6 +645,6 @@ jail.onmessage = ({ data }: MessageEvent<ToJail>) => {
   else if (data.type === "prepare") arrivals.prepared.resolve(data);
   else if (data.type === "boot" || data.type === "make_image") arrivals.boot.resolve(data);
 };
-start().catch((error) => {
+start().then(rest).catch((error) => {
   send({ type: "dead", message: String((error as Error)?.stack ?? error).slice(0, 2000) });
 });

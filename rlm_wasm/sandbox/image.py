@@ -45,7 +45,8 @@ def _runtime_hash(folder: Path) -> str:
 
 
 def path_for(deno: Path, packages: str = "") -> Path:
-    """The file of the image for this Deno binary and its flags, the runtime files as they are, and the archive with this hash.
+    """The file of the image for this Deno binary, its flags, the runtime files as they are, and the archive with this
+    hash.
 
     Deno stands in the key by the binary's size and time of change: asking it for its version would cost a process.
     Raises SandboxStartError if a runtime file is missing.
