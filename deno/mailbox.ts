@@ -19,9 +19,13 @@ const ROOM = 128 * 1024;
  * woken takes longer than most answers, above all where the processor belongs to a virtual machine that halts it.
  */
 const BRIEF = 1;
+/** The most sleeps in which it is not looked for, after it was in vain: others may want the processors. */
+const MOST_SKIPPED = 64;
 /** In the place of a length: there is no text, but a message was posted. */
 const POST = -1;
 
+// with one processor, to look is to keep the other from it; later the jail cannot ask any more
+const alone = navigator.hardwareConcurrency < 2;
 // the jail's own clock may stand still, and notes who looks at it
 const now = performance.now.bind(performance);
 
@@ -40,6 +44,9 @@ export class Mailbox {
   #posted = 0;
   /** Whether what was last slept for came soon. */
   #brief = false;
+  /** In how many sleeps that may be brief it is not looked for, and in how many after the next that was in vain. */
+  #skipped = 0;
+  #vain = 1;
 
   /** `memory`: what the other end shares; a new one if it is not given. */
   constructor(memory: SharedArrayBuffer = new SharedArrayBuffer(4 * WORDS + ROOM)) {
@@ -97,9 +104,7 @@ export class Mailbox {
     const began = now(), until = began + milliseconds;
     Atomics.compareExchange(words, STATE, AWAKE, sleeping);
     if (Atomics.load(words, POSTED) !== (came | 0) && wakes()) return null;
-    if (this.#brief) {
-      while (Atomics.load(words, STATE) === sleeping && now() < began + BRIEF) Atomics.pause();
-    }
+    if (this.#brief && !alone && --this.#skipped < 0) this.#look(sleeping, began);
     for (let state; (state = Atomics.load(words, STATE)) !== FULL;) {
       const left = until - now();
       if (left <= 0 && wakes()) {
@@ -114,5 +119,13 @@ export class Mailbox {
     const text = length === POST ? null : new TextDecoder().decode(this.#room.slice(0, length));
     Atomics.store(words, STATE, AWAKE);
     return text;
+  }
+
+  /** Look for a message. Where that is in vain it is done less and less. */
+  #look(sleeping: number, began: number): void {
+    while (Atomics.load(this.#words, STATE) === sleeping && now() < began + BRIEF) Atomics.pause();
+    const inVain = Atomics.load(this.#words, STATE) === sleeping;
+    this.#skipped = inVain ? this.#vain : 0;
+    this.#vain = inVain ? Math.min(2 * this.#vain, MOST_SKIPPED) : Math.max(this.#vain >> 1, 1);
   }
 }
