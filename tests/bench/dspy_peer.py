@@ -18,7 +18,7 @@ from dspy.primitives.python_interpreter import PythonInterpreter  # pyright: ign
 
 from tests.dspy_offline import offline
 
-CELLS = 50
+CELLS = 200
 
 
 def nothing() -> str:
