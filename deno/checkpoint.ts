@@ -34,7 +34,7 @@ const MB = 1024 * 1024, PAGE = 4096;
 const MOST = (MAX_MEMORY_MB + BOOT_MB) * MB;
 /** What the memory of an interpreter depends on, beside Pyodide; `rlm_wasm/sandbox/process.py` has the same list. */
 const SOURCES =
-  ("assets.ts awaits.py clock.ts equipment.py files.py glue.ts image.ts linking.ts loading.ts mailbox.ts main.ts names.py output.py " +
+  ("assets.ts awaits.py clock.ts equipment.py files.py glue.ts image.ts interpreter.ts jail_messages.ts linking.ts loading.ts mailbox.ts main.ts names.py output.py " +
     "packages.py packages.ts peer.ts prelude.py realm.ts sandbox.ts seed.ts sources.ts threads.py tracebacks.py values.py " +
     "wire.ts worker.ts").split(" ");
 

@@ -7,7 +7,8 @@
 
 import { ErrorCode, fields, Peer, type Pipe, RpcError } from "./peer.ts";
 import type { Form } from "./loading.ts";
-import { Sandbox, SandboxDead, type Settings } from "./sandbox.ts";
+import type { Settings } from "./jail_messages.ts";
+import { Sandbox, SandboxDead } from "./sandbox.ts";
 import { PROTOCOL } from "./wire.ts";
 
 /** Bytes of a part of a checkpoint, if nothing else is asked for. */

@@ -7,6 +7,7 @@
 
 import { ComputingClock, loadNode } from "./clock.ts";
 import { hasCode, headLength } from "./image.ts";
+import type { FromJail, JailModule, Platform, Settings, Stage, ToJail } from "./jail_messages.ts";
 import type { Form } from "./loading.ts";
 import { Mailbox } from "./mailbox.ts";
 import glueSource from "./glue.ts" with { type: "text" };
@@ -36,91 +37,24 @@ const HEARD_WITHIN = 2;
 const TICK = 50;
 /** How long a load or a get may take, in seconds: a variable's own methods, or what a cell left behind, can hold it up. */
 const LOAD_OR_GET_WITHIN = 30;
-const PLATFORM = { abi_version: "2026_0", arch: "wasm32", platform: "emscripten_5_0_3", python: "3.14.2" };
+const PLATFORM: Platform = {
+  abi_version: "2026_0",
+  arch: "wasm32",
+  platform: "emscripten_5_0_3",
+  python: "3.14.2",
+};
 
 /** What the jail imports beside itself. */
-const JAIL_MODULES = [
-  ["realm", realmSource],
-  ["glue", glueSource],
-  ["image", imageSource],
-  ["linking", linkingSource],
-  ["loading", loadingSource],
-  ["mailbox", mailboxSource],
-  ["packages", packagesSource],
-  ["seed", seedSource],
-] as const;
-
-/** What the caller of a sandbox may choose; handed whole to the jail. */
-export interface Settings {
-  /** Names of the host functions that cells may call. */
-  functions: string[];
-  /** Characters of output kept for a cell. */
-  output_chars: number;
-  /** Words of output kept for a cell; null for no cap. */
-  output_words: number | null;
-  /** Which part of a longer output is kept: "head", "tail" or half of "both". */
-  output_keep: string;
-  /** What stands where something was left out: a Python format of count, limit and words; null for our own. */
-  output_mark: string | null;
-  /** Whether the value of a bare last expression is shown. */
-  echo: boolean;
-  /** Megabytes that the process may take beyond what it has after boot; null for no cap of the broker's own. */
-  memory_mb: number | null;
-  /** What its chance comes from; null for the machine's. */
-  seed: number | null;
-  /** Where the time of a seeded one begins, in milliseconds since the epoch. */
-  clock: number;
-}
-
-/** What the broker sends into the jail. */
-export type ToJail =
-  | ({ type: "modules" } & Record<(typeof JAIL_MODULES)[number][0], string>)
-  | {
-    type: "assets";
-    pyodide: string;
-    stdlib: Uint8Array<ArrayBuffer>;
-    platform: typeof PLATFORM;
-  }
-  | { type: "sources"; asm: string; modules: [name: string, source: string][] }
-  | { type: "wasm"; module: WebAssembly.Module }
-  | { type: "prepare"; head: Uint8Array<ArrayBuffer> | null; packages: Uint8Array<ArrayBuffer> | null }
-  | { type: "make_image" }
-  | {
-    type: "boot";
-    interrupts: Uint8Array<ArrayBufferLike>;
-    /** Of what the jail is told, and of what it tells. */
-    mailboxes: [SharedArrayBuffer, SharedArrayBuffer];
-    settings: string;
-    body: Uint8Array<ArrayBuffer> | null;
-  }
-  | { type: "execute"; id: number; code: string; number: number }
-  | { type: "load"; id: number; name: string; kind: string; bytes: Uint8Array<ArrayBuffer> }
-  | { type: "load_begin"; id: number; form: Form; length: number }
-  | { type: "load_part"; id: number; bytes: Uint8Array<ArrayBuffer> }
-  | { type: "load_end"; id: number; name: string; kind: string }
-  | { type: "get"; id: number; name: string }
-  | { type: "checkpoint_begin"; id: number }
-  | { type: "checkpoint_part"; id: number; offset: number; length: number }
-  | { type: "checkpoint_end"; id: number }
-  | { type: "reply"; id: number; reply: string }
-  | { type: "interrupt" }
-  | { type: "ping"; id: number };
-
-/** A point of a start and when it was reached, in milliseconds since the epoch. */
-export type Stage = [name: string, at: number];
-
-/** What the jail posts. Hearsay: `#take` checks each. */
-export type FromJail =
-  | { type: "ready"; holes: string[]; pyodide: string; stages: Stage[] }
-  | { type: "image"; image: Uint8Array<ArrayBuffer> }
-  | { type: "dead"; message: string }
-  | { type: "done"; id: number; result: string }
-  | { type: "call"; id: number; request: string }
-  | { type: "printed"; stream: string; text: string }
-  | { type: "final"; value: string }
-  | { type: "spare"; buffer: ArrayBuffer }
-  | { type: "part"; bytes: Uint8Array<ArrayBuffer> }
-  | { type: "pong"; id: number };
+const JAIL_MODULES: Record<JailModule, string> = {
+  realm: realmSource,
+  glue: glueSource,
+  image: imageSource,
+  linking: linkingSource,
+  loading: loadingSource,
+  mailbox: mailboxSource,
+  packages: packagesSource,
+  seed: seedSource,
+};
 
 /** Who serves the cell's calls and hears what it does. */
 export interface Host {
@@ -246,7 +180,9 @@ export class Sandbox {
 
   /** What the jail needs of files. Imports that are written out need no permission; meanwhile the jail starts. */
   async #sendAssets(): Promise<void> {
-    const urls = JAIL_MODULES.map(([name, source]) => [name, blobUrl(source, "application/typescript")]);
+    const urls = Object.entries(JAIL_MODULES).map((
+      [name, source],
+    ) => [name, blobUrl(source, "application/typescript")]);
     this.#post({ type: "modules", ...Object.fromEntries(urls) });
     const { pyodideSource, STDLIB } = await import("./assets.ts");
     const pyodide = blobUrl(pyodideSource);

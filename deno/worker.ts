@@ -16,7 +16,8 @@ import type * as Mailboxes from "./mailbox.ts";
 import type * as Packages from "./packages.ts";
 import type * as Realm from "./realm.ts";
 import type * as Seeds from "./seed.ts";
-import type { FromJail, Stage, ToJail } from "./sandbox.ts";
+import type { Prelude, Py, PyFunction, PyodideModule } from "./interpreter.ts";
+import type { FromJail, Stage, ToJail } from "./jail_messages.ts";
 
 type Modules = Extract<ToJail, { type: "modules" }>;
 type Assets = Extract<ToJail, { type: "assets" }>;
@@ -26,41 +27,6 @@ type Boot = Extract<ToJail, { type: "boot" | "make_image" }>;
 type CreateModule = Glues.Create<PyodideModule>;
 type Settings = Record<string, unknown>;
 
-interface PyFunction {
-  (...args: unknown[]): unknown;
-  callPromising(...args: unknown[]): Promise<unknown>;
-  copy(): PyFunction;
-  destroy(): void;
-}
-interface Prelude {
-  connect: PyFunction;
-  reconnect: PyFunction;
-  disconnect: PyFunction;
-  run_cell: PyFunction;
-  end_lost_cell: PyFunction;
-  load_buffer: PyFunction;
-  decode_variable: PyFunction;
-  equip: PyFunction;
-  import_packages(names: string): void;
-  get: PyFunction;
-}
-interface Py {
-  version: string;
-  runPython(code: string): unknown;
-  pyimport(name: string): Prelude;
-  setInterruptBuffer(buffer: { 0: number }): void;
-  makeMemorySnapshot(ways?: { serializer(object: unknown): unknown }): Uint8Array<ArrayBuffer>;
-  _module: PyodideModule;
-  FS: { writeFile(path: string, text: string): void; mkdirTree(path: string): void };
-}
-/** Emscripten's module, with Pyodide's part of it. */
-interface PyodideModule extends Loadings.Module, Linkings.Module, Glues.Module {
-  FS: Packages.FileSystem;
-  MEMFS: Packages.Nodes;
-  API: { restoreSnapshot(snapshot: Uint8Array): unknown };
-  HEAP8: Int8Array;
-  _sbrk(increment: number): number;
-}
 interface Waiting {
   /** The job in which the wait began; null for a wait that may outlast it. */
   job: number | null;

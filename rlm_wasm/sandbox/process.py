@@ -38,9 +38,9 @@ _INSTALL_DENO = "install it with: pip install 'rlm-wasm[deno]'"
 # what main.ts imports, directly or not; `deno/checkpoint.ts` has the same list
 SOURCES = (
     *("main.ts", "peer.ts", "wire.ts", "sandbox.ts", "clock.ts", "assets.ts", "sources.ts", "glue.ts", "image.ts"),
-    *("linking.ts", "loading.ts", "mailbox.ts", "packages.ts", "realm.ts", "seed.ts", "worker.ts", "prelude.py"),
-    *("awaits.py", "equipment.py", "files.py", "names.py", "output.py", "packages.py", "threads.py", "tracebacks.py"),
-    "values.py",
+    *("linking.ts", "loading.ts", "mailbox.ts", "packages.ts", "realm.ts", "seed.ts", "worker.ts"),
+    *("interpreter.ts", "jail_messages.ts", "prelude.py", "awaits.py", "equipment.py", "files.py", "names.py"),
+    *("output.py", "packages.py", "threads.py", "tracebacks.py", "values.py"),
 )
 # the second, because optimised code that was wrong in a guess was thrown away for the slow one, which was gone by then:
 # the first cell after a second of rest took three times as long
