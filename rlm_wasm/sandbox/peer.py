@@ -9,7 +9,7 @@ import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import anyio
 import anyio.abc
@@ -94,6 +94,48 @@ class _Idle:
         return self._call
 
 
+class Pending(Generic[Result]):
+    """A request that has been sent: its `reply` is to be awaited, or it is to be forgotten."""
+
+    def __init__(self, peer: Peer, id: int, waiting: _Waiting, into: type[Result]) -> None:
+        self._peer = peer
+        self._id = id
+        self._waiting = waiting
+        self._into = into
+
+    async def reply(self, on_cancel: Callable[[], None] | None = None, max_bytes: int = MAX_MESSAGE) -> Result:
+        """The result, decoded strictly, if it has no more than `max_bytes`.
+
+        If the caller is cancelled, `on_cancel` is called and the reply is awaited for 2.5 s more, so that the child is
+        between two requests again when this returns; if it is not, `Peer.deaf` is set.
+
+        Raises RemoteError for an error reply, ConnectionEnded if the child went away, ProtocolError if the result is
+        not what it must be.
+        """
+        waiting = self._waiting
+        try:
+            await waiting.settled.wait()
+        except anyio.get_cancelled_exc_class():
+            if on_cancel is not None:
+                on_cancel()
+                with anyio.move_on_after(_LINGER, shield=True) as patience:
+                    await waiting.settled.wait()
+                self._peer.deaf = self._peer.deaf or patience.cancelled_caught
+            raise
+        finally:
+            self.forget()
+        if isinstance(waiting.outcome, Exception):
+            raise waiting.outcome
+        result = waiting.outcome or msgspec.Raw(b"null")
+        if len(memoryview(result)) > max_bytes:
+            raise ProtocolError(f"the child sent a longer reply than the {max_bytes:,} bytes that were agreed")
+        return decode_strictly(result, self._into)
+
+    def forget(self) -> None:
+        """The reply is of no interest any more."""
+        self._peer.forget(self._id)
+
+
 class Peer:
     """The host's end of one connection.
 
@@ -147,44 +189,33 @@ class Peer:
         on_cancel: Callable[[], None] | None = None,
         max_bytes: int = MAX_MESSAGE,
     ) -> Result:
-        """Ask, and decode the result strictly as `into`, if it has no more than `max_bytes`.
+        """Ask, and give the reply: `begin` and `Pending.reply` in one, which say what is raised."""
+        return await self.begin(method, params, into, blobs).reply(on_cancel, max_bytes)
 
-        `blobs` go ahead, as numbered by `next_blob_id`.
+    def begin(
+        self, method: str, params: object, into: type[Result], blobs: Sequence[bytes | memoryview] = ()
+    ) -> Pending[Result]:
+        """Ask, and leave the reply for later. `blobs` go ahead, as numbered by `next_blob_id`.
 
-        If the caller is cancelled, `on_cancel` is called and the reply is awaited for 2.5 s more, so that the child is
-        between two requests again when this returns; if it is not, `deaf` is set.
-
-        Raises ValueError for what is too large to be sent, RemoteError for an error reply, ConnectionEnded if the
-        child went away, ProtocolError if the result is not what it must be.
+        Raises ValueError for what is too large to be sent.
         """
-        if self._ended is not None:
-            raise self._ended
         waiting = _Waiting()
+        if self._ended is not None:
+            waiting.settle(self._ended)
+            return Pending(self, 0, waiting, into)
         self._put_blobs(blobs)
         id = self._last_id + 1
         frame = encode_message({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
         self._last_id = id
         self._waiting[id] = waiting
         self._put(frame)
-        try:
-            await waiting.settled.wait()
-        except anyio.get_cancelled_exc_class():
-            if on_cancel is not None:
-                on_cancel()
-                with anyio.move_on_after(_LINGER, shield=True) as patience:
-                    await waiting.settled.wait()
-                self.deaf = self.deaf or patience.cancelled_caught
-            raise
-        finally:
-            del self._waiting[id]
-            if not waiting.settled.is_set():
-                self._abandoned.add(id)
-        if isinstance(waiting.outcome, Exception):
-            raise waiting.outcome
-        result = waiting.outcome or msgspec.Raw(b"null")
-        if len(memoryview(result)) > max_bytes:
-            raise ProtocolError(f"the child sent a longer reply than the {max_bytes:,} bytes that were agreed")
-        return decode_strictly(result, into)
+        return Pending(self, id, waiting, into)
+
+    def forget(self, id: int) -> None:
+        """Take the reply to this request, should it still come, for nothing."""
+        waiting = self._waiting.pop(id, None)
+        if waiting is not None and not waiting.settled.is_set():
+            self._abandoned.add(id)
 
     @property
     def next_blob_id(self) -> int:
@@ -368,4 +399,4 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     return leaves
 
 
-__all__ = ["ConnectionEnded", "Handler", "Peer", "RemoteError", "decode_strictly"]
+__all__ = ["ConnectionEnded", "Handler", "Peer", "Pending", "RemoteError", "decode_strictly"]

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from rlm_wasm.sandbox import memory
 from rlm_wasm.sandbox import peer as rpc
 from rlm_wasm.sandbox.checkpoint import Checkpoint, take
 from rlm_wasm.sandbox.messages import Empty, Ran, Told, Value
-from rlm_wasm.sandbox.peer import ConnectionEnded, RemoteError
+from rlm_wasm.sandbox.peer import ConnectionEnded, Pending, RemoteError
 from rlm_wasm.sandbox.process import find_deno, runtime_folder
 from rlm_wasm.sandbox.session import (
     DidNotBoot,
@@ -55,6 +56,8 @@ _PING_EVERY = 2.0
 _PING_WITHIN = 10.0
 # a little more than the broker's own 2 s, so that its word comes first
 _INTERRUPT_WITHIN = 2.5
+# parts of a value that are under way at once, of which each takes memory of the child's
+_PARTS_AHEAD = 2
 
 
 class Executed(msgspec.Struct, frozen=True, kw_only=True):
@@ -487,13 +490,27 @@ class Sandbox:
             await self._load(session, earlier, needed)
         try:
             await self._ask(session, "load_begin", {"form": variable.form, "length": len(variable.content)}, Empty)
-            for part in variable.parts():
-                await self._ask(session, "load_part", {"blob": session.peer.next_blob_id}, Empty, blob=part)
+            await self._load_parts(session, variable.parts())
             await self._ask(session, "load_end", {"name": name, "kind": variable.kind}, Empty)
         except RemoteError as error:
             raise ValueError(f"{name} ({variable.size:,} bytes) could not be loaded: {error.message}") from None
         if variable.before:
             await self._hear(session, name)
+
+    async def _load_parts(self, session: Session, parts: Iterator[bytes]) -> None:
+        """Send them, each while the child is at work on those before it."""
+        ahead: deque[Pending[Empty]] = deque()
+        try:
+            for part in parts:
+                if len(ahead) == _PARTS_AHEAD:
+                    await self._replied(session, ahead.popleft())
+                params = {"blob": session.peer.next_blob_id}
+                ahead.append(session.peer.begin("load_part", params, Empty, (part,)))
+            while ahead:
+                await self._replied(session, ahead.popleft())
+        finally:
+            for pending in ahead:
+                pending.forget()
 
     async def _hear(self, session: Session, name: str) -> None:
         """Take down what became of a table, before any cell could have a hand in it; and warn, the first time."""
@@ -512,16 +529,20 @@ class Sandbox:
         params: Mapping[str, object],
         into: type[Result],
         seconds: float = 0.0,
-        blob: bytes | None = None,
         max_bytes: int = MAX_MESSAGE,
     ) -> Result:
-        """Ask the child; if it is lost, remember what went with it and raise what it is to be called.
+        """Ask the child; raises what `_replied` raises."""
+        return await self._replied(session, session.peer.begin(method, params, into), seconds, max_bytes)
+
+    async def _replied(
+        self, session: Session, pending: Pending[Result], seconds: float = 0.0, max_bytes: int = MAX_MESSAGE
+    ) -> Result:
+        """The child's reply; if it is lost, remember what went with it and raise what it is to be called.
 
         Raises RemoteError only where the child refused what it was asked for.
         """
-        blobs = () if blob is None else (blob,)
         try:
-            return await session.peer.request(method, params, into, blobs, session.interrupt, max_bytes)
+            return await pending.reply(session.interrupt, max_bytes)
         except RemoteError as error:
             if error.code == rpc.INVALID_PARAMS:
                 raise

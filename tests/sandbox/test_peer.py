@@ -154,6 +154,33 @@ async def test_replies_may_come_in_any_order() -> None:
         assert answers == {"a": Answer(97), "b": Answer(98), "c": Answer(99)}
 
 
+async def test_what_was_asked_ahead_keeps_its_order_and_each_has_its_own_reply() -> None:
+    async with connected() as connection:
+        begun = [connection.peer.begin(name, {}, Answer) for name in ("a", "b", "c")]
+        asked = [await connection.child.receive() for _ in range(3)]
+        assert [message["method"] for message in asked] == ["a", "b", "c"]
+        for message in reversed(asked):
+            await connection.child.send(id=message["id"], result={"number": ord(message["method"])})
+        assert [await pending.reply() for pending in begun] == [Answer(97), Answer(98), Answer(99)]
+        assert not connection.peer.asked
+
+
+async def test_the_reply_to_what_was_forgotten_is_taken_once_and_for_nothing() -> None:
+    async with connected() as connection:
+        forgotten, kept = (connection.peer.begin(name, {}, Answer) for name in ("a", "b"))
+        first, second = [(await connection.child.receive())["id"] for _ in range(2)]
+        forgotten.forget()
+        assert connection.peer.asked
+        await connection.child.send(id=first, result={"number": 1})
+        await connection.child.send(id=second, result={"number": 2})
+        assert await kept.reply() == Answer(2)
+        await connection.child.send(id=first, result={"number": 1})
+        await connection.ended.wait()
+        assert "a reply to nothing that was asked" in str(connection.error)
+        with pytest.raises(ProtocolError):
+            await connection.peer.begin("later", {}, Answer).reply()
+
+
 async def test_an_error_reply_is_raised_with_its_code_message_and_data() -> None:
     async with connected() as connection:
         with pytest.raises(RemoteError, match="it broke") as caught:
