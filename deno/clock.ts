@@ -24,7 +24,8 @@ function processorTime(): number {
 
 /**
  * Measures the time in which the jail computes: all of it, but of a span in which calls were open no more than the
- * processor worked. So neither a slow host counts nor a slow machine, and slices of computing between two waits do.
+ * processor worked. So neither a slow host counts nor a slow machine, and slices of computing between two waits do. The
+ * moment in which an answer is looked for before anybody sleeps (mailbox.ts) counts too.
  */
 export class ComputingClock {
   #spent = 0;

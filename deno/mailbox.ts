@@ -89,7 +89,10 @@ export class Mailbox {
     Atomics.notify(this.#words, STATE);
   }
 
-  /** The sleeper's: be counted as asleep already, before it says that to which a text is the answer. `sleep` follows, with the same count. */
+  /**
+   * The sleeper's: be counted as asleep already, before it says that to which a text is the answer. `sleep` follows, with
+   * the same count.
+   */
   lieDown(came: number): void {
     Atomics.store(this.#words, STATE, asleep(came));
   }
