@@ -65,7 +65,7 @@ const CHANGES: [was: string, is: string][] = [
   ],
   ["state.stackState.restore();", "state.stackState.restore();HEAPU32[state.at]=state.frame;"],
   // a new stack begins when the one that calls has ended or waits: a microtask does, and takes no turn of the event loop
-  ["await new Promise(d=>API.scheduleCallback(d,0));", "await null;"],
+  ["await new Promise(d=>API.scheduleCallback(d,0));", "await null;Module.stackBegins?.();"],
   // where a library is linked, and what the table of functions gets beside, is noted (linking.ts); one that is linked
   // again is put where it was, and its data are not made anew
   [

@@ -32,12 +32,11 @@ export interface Prelude {
 /** What is used of Pyodide. */
 export interface Py {
   version: string;
-  runPython(code: string): unknown;
   pyimport(name: string): Prelude;
   setInterruptBuffer(buffer: { 0: number }): void;
   makeMemorySnapshot(ways?: { serializer(object: unknown): unknown }): Uint8Array<ArrayBuffer>;
   _module: PyodideModule;
-  FS: { writeFile(path: string, text: string): void; mkdirTree(path: string): void };
+  FS: { writeFile(path: string, text: string): void };
 }
 /** Emscripten's module, with Pyodide's part of it. */
 export interface PyodideModule extends Loading, Linking, Glue {
@@ -46,4 +45,6 @@ export interface PyodideModule extends Loading, Linking, Glue {
   API: { restoreSnapshot(snapshot: Uint8Array): unknown };
   HEAP8: Int8Array;
   _sbrk(increment: number): number;
+  /** Called before a new stack runs (glue.ts). */
+  stackBegins?: () => void;
 }

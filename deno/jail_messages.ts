@@ -71,7 +71,7 @@ export type ToJail =
 /** A point of a start and when it was reached, in milliseconds since the epoch. */
 export type Stage = [name: string, at: number];
 
-/** What the jail posts. Hearsay: `#take` checks each. */
+/** What the jail says. Hearsay: `#take` checks each. */
 export type FromJail =
   | { type: "ready"; holes: string[]; pyodide: string; stages: Stage[] }
   | { type: "image"; image: Uint8Array<ArrayBuffer> }

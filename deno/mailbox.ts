@@ -4,7 +4,7 @@
  * messages are posted, and wake the sleeper so that it looks after them. Handed to the jail beside `worker.ts`.
  *
  * The jail can write what it likes here. What it can spoil is what it is told itself; what it tells is hearsay in either
- * way, and it cannot hold the broker for longer than `patience`.
+ * way, and for each thing that it is told it cannot hold the broker for longer than `patience`.
  *
  * @module
  */
@@ -19,6 +19,8 @@ const ROOM = 128 * 1024;
  * woken takes longer than most answers, above all where the processor belongs to a virtual machine that halts it.
  */
 const BRIEF = 1;
+/** How long `meanwhile` is not called, in milliseconds. */
+const SLICE = 50;
 /** The most sleeps in which it is not looked for, after it was in vain: others may want the processors. */
 const MOST_SKIPPED = 64;
 /** In the place of a length: there is no text, but a message was posted. */
@@ -39,6 +41,8 @@ export class Mailbox {
   readonly memory: SharedArrayBuffer;
   /** How long a text that was begun may take, in milliseconds: a machine under load may stop who writes it for a while. */
   patience = 5000;
+  /** What is done again and again while such a text is awaited. */
+  meanwhile = () => {};
   #words: Int32Array;
   #room: Uint8Array;
   #posted = 0;
@@ -107,15 +111,16 @@ export class Mailbox {
     const began = now(), until = began + milliseconds;
     Atomics.compareExchange(words, STATE, AWAKE, sleeping);
     if (Atomics.load(words, POSTED) !== (came | 0) && wakes()) return null;
-    if (this.#brief && !alone && --this.#skipped < 0) this.#look(sleeping, began);
+    if (this.#brief && milliseconds >= BRIEF && !alone && --this.#skipped < 0) this.#look(sleeping, began);
     for (let state; (state = Atomics.load(words, STATE)) !== FULL;) {
       const left = until - now();
       if (left <= 0 && wakes()) {
-        this.#brief = false;
+        this.#brief &&= milliseconds < BRIEF;
         return null;
       }
       if (left <= -this.patience) throw new Error("a message that was begun does not come");
-      Atomics.wait(words, STATE, state, left > 0 ? left : left + this.patience);
+      Atomics.wait(words, STATE, state, left > 0 ? left : SLICE);
+      if (left <= 0) this.meanwhile();
     }
     this.#brief = now() < began + BRIEF;
     const length = Atomics.load(words, LENGTH);

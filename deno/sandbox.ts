@@ -162,6 +162,10 @@ export class Sandbox {
       // a stack of WebAssembly addresses follows in the other lines
       this.#die(new SandboxDead(`the interpreter died: ${event.message.split("\n")[0]}`));
     };
+    this.#told.meanwhile = () => {
+      this.#checkMemory();
+      if (this.#dead) throw this.#dead;
+    };
     // whoever boots it hears of a failure; nobody may
     this.#booted.promise.catch(() => {});
     this.#assetsSent = this.#sendAssets().catch(this.#lacksFiles);
@@ -214,6 +218,7 @@ export class Sandbox {
 
   /** Post what JSON can hold, or give it to a jail that waits for nothing else, whose answer may come at once. */
   #say(message: ToJail): void {
+    if (this.#dead) return;
     if (!this.#mailbox.hasSleeper) return this.#post(message);
     const text = JSON.stringify(message);
     // before it hears: it may answer before we are asleep
@@ -232,7 +237,7 @@ export class Sandbox {
       if (text === null) return;
       const message: FromJail = JSON.parse(text);
       this.#take(message);
-      if (message?.type === "done" || message?.type === "call") return;
+      if (this.#dead || message?.type === "done" || message?.type === "call") return;
       left = until - performance.now();
     } while (left > 0);
   }

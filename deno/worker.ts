@@ -451,6 +451,8 @@ async function start(): Promise<void> {
   if (boot.type !== "boot") throw new Error("an image is made of a jail that was not prepared for one");
   memory = py._module;
   takeSnapshot = py.makeMemorySnapshot;
+  // the microtask that says so of the stack which was suspended may come after this one's, which may compute for ever
+  memory.stackBegins = () => goingToWait = false;
   interrupts = boot.interrupts;
   py.setInterruptBuffer(signals);
   prelude = py.pyimport("rlm_prelude");

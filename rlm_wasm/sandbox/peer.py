@@ -186,11 +186,9 @@ class Peer:
         params: object,
         into: type[Result],
         blobs: Sequence[bytes | memoryview] = (),
-        on_cancel: Callable[[], None] | None = None,
-        max_bytes: int = MAX_MESSAGE,
     ) -> Result:
         """Ask, and give the reply: `begin` and `Pending.reply` in one, which say what is raised."""
-        return await self.begin(method, params, into, blobs).reply(on_cancel, max_bytes)
+        return await self.begin(method, params, into, blobs).reply()
 
     def begin(
         self, method: str, params: object, into: type[Result], blobs: Sequence[bytes | memoryview] = ()

@@ -109,48 +109,75 @@ class PipeReceiveStream(_Descriptor, anyio.abc.ByteReceiveStream):
     async def feed(self, take: Callable[[bytes], None]) -> None:
         """Call `take` with what comes, as it comes, until the end. Raises what `take` raises.
 
-        On asyncio's own event loop no task stands between the pipe and `take`, and the kernel is asked once to tell of
-        what comes and not for each message, which costs as much as a small message itself.
+        On asyncio's own event loop the kernel is asked once to tell of what comes, and not for each message, which costs
+        as much as a small message itself.
         """
-        loop = _asyncio_loop()
-        if loop is not None:
-            with contextlib.suppress(NotImplementedError):
-                return await self._fed_by(loop, take)
-        with contextlib.suppress(anyio.EndOfStream):
-            while True:
-                take(await self.receive())
-
-    async def _fed_by(self, loop: asyncio.AbstractEventLoop, take: Callable[[bytes], None]) -> None:
-        descriptor, ended = self._fd, loop.create_future()
-
-        def end(error: BaseException | None = None) -> None:
-            loop.remove_reader(descriptor)
-            if ended.done():
-                return
-            if error is None:
-                ended.set_result(None)
-            else:
-                ended.set_exception(error)
-
-        def readable() -> None:
-            try:
-                chunk = os.read(descriptor, _READ_BYTES)
-                if chunk:
-                    take(chunk)
-                else:
-                    end()
-            except BlockingIOError:
-                return
-            except BaseException as error:
-                end(error)
-
-        loop.add_reader(descriptor, readable)
-        self._on_close = lambda: end(anyio.ClosedResourceError())
+        loop, pieces = _asyncio_loop(), _Pieces(self._fd)
         try:
-            await ended
+            if loop is not None:
+                loop.add_reader(self._fd, pieces.read)
+        except NotImplementedError:
+            loop = None
+        if loop is None:
+            with contextlib.suppress(anyio.EndOfStream):
+                while True:
+                    take(await self.receive())
+            return
+        self._on_close = lambda: pieces.end(loop, anyio.ClosedResourceError())
+        try:
+            await pieces.each(loop, take)
         finally:
-            end()
+            pieces.end(loop)
             self._on_close = None
+
+
+class _Pieces:
+    """What an event loop has read of a descriptor and nobody has taken yet."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+        self._read: list[bytes] = []
+        self._error: Exception | None = None
+        self._came: asyncio.Future[None] | None = None
+
+    def read(self) -> None:
+        """Called when there is something."""
+        assert self._descriptor is not None
+        try:
+            self._read.append(os.read(self._descriptor, _READ_BYTES))
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._error = error
+        if self._came is not None and not self._came.done():
+            self._came.set_result(None)
+        if self._error is not None or not self._read[-1]:
+            self.end(asyncio.get_running_loop())
+
+    def end(self, loop: asyncio.AbstractEventLoop, error: Exception | None = None) -> None:
+        """Nothing more is read; `error` is what whoever waits is to be told."""
+        if self._descriptor is None:
+            return
+        # once: the number may be another's by then
+        loop.remove_reader(self._descriptor)
+        self._descriptor = None
+        self._error = self._error or error
+        if self._came is not None and not self._came.done():
+            self._came.set_result(None)
+
+    async def each(self, loop: asyncio.AbstractEventLoop, take: Callable[[bytes], None]) -> None:
+        """Call `take` with each piece, by the task that waits here, until the end."""
+        while True:
+            if not self._read and self._error is None:
+                self._came = loop.create_future()
+                await self._came
+            taken, self._read = self._read, []
+            for piece in taken:
+                if not piece:
+                    return
+                take(piece)
+            if self._error is not None and not self._read:
+                raise self._error
 
 
 def _asyncio_loop() -> asyncio.AbstractEventLoop | None:

@@ -10,8 +10,8 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -509,8 +509,16 @@ class Sandbox:
             while ahead:
                 await self._replied(session, ahead.popleft())
         finally:
+            await self._rest(session, ahead)
+
+    async def _rest(self, session: Session, ahead: Iterable[Pending[Empty]]) -> None:
+        """Await what was asked and is of no interest any more, so that the child is between two requests again."""
+        with anyio.move_on_after(0 if session.peer.deaf else _INTERRUPT_WITHIN, shield=True):
             for pending in ahead:
-                pending.forget()
+                with suppress(RemoteError, ConnectionEnded, ProtocolError):
+                    await pending.reply()
+        for pending in ahead:
+            pending.forget()
 
     async def _hear(self, session: Session, name: str) -> None:
         """Take down what became of a table, before any cell could have a hand in it; and warn, the first time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import decimal
 import json
@@ -462,3 +463,26 @@ async def test_the_garbage_collector_runs_while_stacks_are_suspended() -> None:
         assert (
             await run(sandbox, f"{pool}kept = list(pool.map(lambda n: [wait(), n], range(1000)))\nlen(kept)")
         ).value == 1000
+
+
+def test_host_functions_and_listeners_run_in_a_task_where_asyncio_alone_has_started_the_loop() -> None:
+    printed: list[tuple[str, str]] = []
+
+    async def double(number: int) -> int:
+        return 2 * number
+
+    def hear(stream: str, text: str) -> None:
+        assert asyncio.current_task() is not None
+        anyio.current_time()
+        printed.append((stream, text))
+
+    async def main() -> list[object]:
+        async with Sandbox(functions={"double": double}) as sandbox:
+            sandbox.on_print = hear
+            return [
+                (await sandbox.execute(code)).value for code in ("print('heard')", "[double(n) for n in range(20)]")
+            ]
+
+    # not by anyio's runner, which would tell anyio of the loop in another way
+    assert asyncio.run(main()) == [None, [2 * n for n in range(20)]]
+    assert printed[0] == ("stdout", "heard\n")

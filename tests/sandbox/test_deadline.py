@@ -286,9 +286,12 @@ async def test_closing_while_a_cell_runs_leaves_no_process_and_no_folder(
             await sandbox.execute("started()\nwhile True: pass")
         failed.set()
 
+    async def note() -> None:
+        started.set()
+
     with anyio.fail_after(WITHIN):
         async with anyio.create_task_group() as tasks:
-            async with Sandbox(functions={"started": started.set}) as sandbox:
+            async with Sandbox(functions={"started": note}) as sandbox:
                 [folder] = os.listdir(tmp_path)
                 assert os.stat(tmp_path / folder).st_mode & 0o777 == 0o700
                 tasks.start_soon(endless, sandbox)
@@ -333,6 +336,23 @@ async def test_a_process_that_does_not_answer_any_more_is_ended(monkeypatch: pyt
         assert caught.value.exit_code == -signal.SIGKILL
         assert caught.value.output == "running\n"
         assert (await run(sandbox, "1")).value == 1
+
+
+SPINNING = {
+    "and is joined": "t = Thread(target=spin)\nt.start()\nt.join()",
+    "and is not": "t = Thread(target=spin)\nt.start()\nspin()",
+    "beside one that waits": "start_new_thread(lock.acquire, ())\nstart_new_thread(spin, ())\ntime.sleep(60)",
+}
+
+
+@pytest.mark.parametrize("code", SPINNING.values(), ids=SPINNING)
+async def test_a_thread_that_computes_from_its_start_is_interrupted_and_the_variables_stay(code: str) -> None:
+    setting = "import time\nfrom threading import Lock, Thread\nfrom _thread import start_new_thread\nkept = 1\n"
+    setting += "lock = Lock()\nlock.acquire()\ndef spin():\n    while True: pass"
+    async with Sandbox() as sandbox:
+        assert (await run(sandbox, setting)).error is None
+        assert (await run(sandbox, code, timeout=0.3)).timed_out
+        assert (await run(sandbox, "kept")).value == 1
 
 
 async def test_an_event_loop_that_something_blocks_is_not_the_sandboxs_silence(

@@ -393,7 +393,7 @@ async def test_a_cancelled_request_says_so_and_waits_until_the_child_is_between_
 
         async def request() -> None:
             with scope:
-                await connection.peer.request("question", {}, Answer, on_cancel=interrupted.set)
+                await connection.peer.begin("question", {}, Answer).reply(interrupted.set)
             done.set()
 
         async with anyio.create_task_group() as tasks:
@@ -415,7 +415,7 @@ async def test_a_child_that_does_not_answer_a_cancelled_request_is_noted_and_may
     async with connected() as connection:
         with anyio.CancelScope() as scope:
             scope.cancel()
-            await connection.peer.request("question", {}, Answer, on_cancel=lambda: None)
+            await connection.peer.begin("question", {}, Answer).reply(lambda: None)
         assert connection.peer.deaf
         asked = await connection.child.receive()
         await connection.child.send(id=asked["id"], result={"number": 1})
@@ -459,7 +459,7 @@ async def test_a_reply_longer_than_was_agreed_is_a_protocol_error() -> None:
 
         async def request() -> None:
             with pytest.raises(ProtocolError, match="a longer reply than the 5 bytes that were agreed"):
-                await connection.peer.request("question", {}, Answer, max_bytes=5)
+                await connection.peer.begin("question", {}, Answer).reply(max_bytes=5)
 
         tasks.start_soon(request)
         asked = await connection.child.receive()
