@@ -109,8 +109,8 @@ class PipeReceiveStream(_Descriptor, anyio.abc.ByteReceiveStream):
     async def feed(self, take: Callable[[bytes], None]) -> None:
         """Call `take` with what comes, as it comes, until the end. Raises what `take` raises.
 
-        On asyncio's own event loop the kernel is asked once to tell of what comes, and not for each message, which costs
-        as much as a small message itself.
+        On asyncio's own event loop the kernel is asked once to tell of what comes, and not for each message, which
+        costs as much as a small message itself.
         """
         loop, pieces = _asyncio_loop(), _Pieces(self._fd)
         try:
