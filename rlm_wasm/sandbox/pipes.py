@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import sys
+from collections import deque
 from collections.abc import Callable
 from typing import Self
 
@@ -112,72 +113,74 @@ class PipeReceiveStream(_Descriptor, anyio.abc.ByteReceiveStream):
         On asyncio's own event loop the kernel is asked once to tell of what comes, and not for each message, which
         costs as much as a small message itself.
         """
-        loop, pieces = _asyncio_loop(), _Pieces(self._fd)
-        try:
-            if loop is not None:
-                loop.add_reader(self._fd, pieces.read)
-        except NotImplementedError:
-            loop = None
-        if loop is None:
-            with contextlib.suppress(anyio.EndOfStream):
+        pieces = _Pieces.of(self._fd)
+        with contextlib.suppress(anyio.EndOfStream):
+            if pieces is None:
                 while True:
                     take(await self.receive())
-            return
-        self._on_close = lambda: pieces.end(loop, anyio.ClosedResourceError())
-        try:
-            await pieces.each(loop, take)
-        finally:
-            pieces.end(loop)
-            self._on_close = None
+            self._on_close = lambda: pieces.end(anyio.ClosedResourceError())
+            try:
+                await pieces.each(take)
+            finally:
+                self._on_close()
+                self._on_close = None
 
 
 class _Pieces:
-    """What an event loop has read of a descriptor and nobody has taken yet."""
+    """What asyncio's event loop reads of a descriptor, held for the task that takes it."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor: int | None = descriptor
-        self._read: list[bytes] = []
-        self._error: Exception | None = None
+    def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int) -> None:
+        self._loop = loop
+        self._descriptor = descriptor
+        self._held: deque[bytes] = deque()
+        self._ended: Exception | None = None
         self._came: asyncio.Future[None] | None = None
+        loop.add_reader(descriptor, self._read)
 
-    def read(self) -> None:
-        """Called when there is something."""
-        assert self._descriptor is not None
+    @classmethod
+    def of(cls, descriptor: int) -> Self | None:
+        """None where the event loop of the task that runs is not asyncio's, or cannot read pipes."""
+        loop = _asyncio_loop()
         try:
-            self._read.append(os.read(self._descriptor, _READ_BYTES))
+            return None if loop is None else cls(loop, descriptor)
+        except NotImplementedError:
+            return None
+
+    def _read(self) -> None:
+        try:
+            piece = os.read(self._descriptor, _READ_BYTES)
         except BlockingIOError:
             return
         except OSError as error:
-            self._error = error
-        if self._came is not None and not self._came.done():
-            self._came.set_result(None)
-        if self._error is not None or not self._read[-1]:
-            self.end(asyncio.get_running_loop())
-
-    def end(self, loop: asyncio.AbstractEventLoop, error: Exception | None = None) -> None:
-        """Nothing more is read; `error` is what whoever waits is to be told."""
-        if self._descriptor is None:
+            self.end(error)
             return
-        # once: the number may be another's by then
-        loop.remove_reader(self._descriptor)
-        self._descriptor = None
-        self._error = self._error or error
+        if piece:
+            self._held.append(piece)
+            self._wake()
+        else:
+            self.end(anyio.EndOfStream())
+
+    def _wake(self) -> None:
         if self._came is not None and not self._came.done():
             self._came.set_result(None)
 
-    async def each(self, loop: asyncio.AbstractEventLoop, take: Callable[[bytes], None]) -> None:
-        """Call `take` with each piece, by the task that waits here, until the end."""
+    def end(self, error: Exception) -> None:
+        """Nothing more is read; `each` raises `error` after what is held. The first one counts."""
+        if self._ended is None:
+            # not a second time: the number may be another's by then
+            self._loop.remove_reader(self._descriptor)
+            self._ended = error
+            self._wake()
+
+    async def each(self, take: Callable[[bytes], None]) -> None:
+        """Call `take` with each piece until the end, which is raised."""
         while True:
-            if not self._read and self._error is None:
-                self._came = loop.create_future()
-                await self._came
-            taken, self._read = self._read, []
-            for piece in taken:
-                if not piece:
-                    return
-                take(piece)
-            if self._error is not None and not self._read:
-                raise self._error
+            while self._held:
+                take(self._held.popleft())
+            if self._ended is not None:
+                raise self._ended
+            self._came = self._loop.create_future()
+            await self._came
 
 
 def _asyncio_loop() -> asyncio.AbstractEventLoop | None:

@@ -1,4 +1,4 @@
-"""The host's end of a pipe, fed by the event loop: on asyncio without a task between, on trio by one."""
+"""The host's end of a pipe: read by asyncio's event loop itself, or on trio by the task that takes what comes."""
 
 from __future__ import annotations
 
